@@ -1,0 +1,99 @@
+"""The commands of Proving Ground, as Nox sessions: `nox --list` shows them, `make` wraps them.
+
+All of them run in one shared environment (`tools/environment.py`), so Nox makes none of its own.
+Arguments after `--` reach every session named: `nox -s matrix publish -- --device cpu`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+sys.path.insert(0, str(Path(__file__).parent))  # the `nox` command does not look here by itself
+
+from tools.environment import SetupError, interpreter
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "check", "tests"]  # these change no file
+
+TYPED = ("generator", "tools", "templates", "noxfile.py")
+FORMATTED = (*TYPED, "tests")  # `regenerate` formats fixed_tests, `check` compares it byte by byte
+
+
+def run(session: nox.Session, *arguments: str) -> None:
+    """Run `python <arguments>` in the shared environment, which is built first where need be."""
+    try:
+        python = interpreter()
+    except SetupError as problem:
+        session.error(str(problem))
+    # An interrupted matrix still writes how far it came; Nox's own patience is 0.3 s.
+    session.run(python, *arguments, external=True, interrupt_timeout=30)
+
+
+@nox.session
+def discover(session: nox.Session) -> None:
+    """Learn the facts of the installed transformers into the registry: slow [-- family …]."""
+    run(session, "-m", "generator", "discover", *session.posargs)
+
+
+@nox.session
+def regenerate(session: nox.Session) -> None:
+    """Write fixed_tests from the registry and the templates [-- family …]."""
+    run(session, "-m", "generator", "regenerate", *session.posargs)
+
+
+@nox.session
+def check(session: nox.Session) -> None:
+    """Fail if fixed_tests is not what `regenerate` would write [-- family …]."""
+    run(session, "-m", "generator", "check", *session.posargs)
+
+
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """Run the scripts on the devices of this machine, into results/ [-- --device cpu …]."""
+    run(session, "-m", "tools", "matrix", *session.posargs)
+
+
+@nox.session
+def ingest(session: nox.Session) -> None:
+    """Rebuild the database from results/, which `matrix` does too when it ends."""
+    run(session, "-m", "tools", "ingest", *session.posargs)
+
+
+@nox.session
+def publish(session: nox.Session) -> None:
+    """Render the reports, and the summary in README.md, from the database."""
+    run(session, "-m", "tools", "publish", *session.posargs)
+
+
+@nox.session
+def devices(session: nox.Session) -> None:
+    """Say which devices this machine has, and why it lacks the others."""
+    run(session, "-m", "tools", "devices", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test the generator, the tools and the templates [-- pytest's arguments]."""
+    run(session, "-m", "pytest", *(session.posargs or ["-n", "2", "tests"]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting, types, spelling and schemas."""
+    run(session, "-m", "ruff", "check", ".")
+    run(session, "-m", "black", "--check", *FORMATTED)
+    run(session, "-m", "mypy", *TYPED)
+    run(session, "-m", "codespell_lib")
+    schemas = sorted(map(str, Path("tools/schemas").glob("*.json")))
+    run(session, "-m", "check_jsonschema", "--check-metaschema", *schemas)
+
+
+@nox.session(name="format")
+def format_code(session: nox.Session) -> None:
+    """Sort the imports and format the code that is written by hand."""
+    run(session, "-m", "ruff", "check", "--select", "I", "--fix", *FORMATTED)
+    run(session, "-m", "black", *FORMATTED)
