@@ -1,0 +1,116 @@
+"""The command line of the tools: `python -m tools matrix|publish|ingest|devices [flags]`.
+
+All commands accept all flags, and each uses those that concern it: so one line of flags can be
+given to several Nox sessions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.scripts import ROOT
+from tools.usage import UsageError, unknown
+
+COMMANDS = {
+    "matrix": ("tools.matrix", "run the scripts on devices and keep what they find in results/"),
+    "publish": ("tools.publish", "render the reports from the database"),
+    "ingest": ("tools.database", "rebuild the database from results/"),
+    "devices": ("tools.devices", "say which devices this machine has, and why not the others"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives back its exit code (2: usage, 4: no device, 130: interrupted)."""
+    options = parse(arguments)
+    try:
+        code: int = importlib.import_module(COMMANDS[options.command][0]).main(options)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command and its flags; those of `matrix` that were not given are None or empty."""
+    parser = argparse.ArgumentParser(prog="python -m tools", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    flags = _flags()
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, parents=[flags], help=text, description=text, allow_abbrev=False)
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        known = [flag for action in flags._actions for flag in action.option_strings]
+        kind = "flag" if rest[0].startswith("-") else "argument"
+        parser.error(unknown(kind, rest[0].partition("=")[0], known))
+    return options
+
+
+def _flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    what = flags.add_argument_group("what to run (matrix)")
+    what.add_argument("--family", action="extend", type=_words, default=[], metavar="A,B")
+    what.add_argument(
+        "--device", action="extend", type=_words, default=[], metavar="A,B", help="default: all"
+    )
+    what.add_argument("--weights", metavar="random|pretrained|PATH", help="default: random")
+    what.add_argument("--size", choices=["tiny", "full"], help="default: tiny")
+    what.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32"
+    )
+    what.add_argument(
+        "--checks", action="extend", type=_words, default=[], metavar="A,B", help="default: all"
+    )
+    what.add_argument("--seed", type=int, help="of weights and inputs; default: 0")
+    what.add_argument(
+        "--resume", nargs="?", const="", metavar="RUN_ID", help="go on with this or the last run"
+    )
+    how = flags.add_argument_group("how to run it (matrix)")
+    how.add_argument("--jobs", type=_count, metavar="N", help="default: half of the cores")
+    how.add_argument(
+        "--timeout", type=_seconds, default=600.0, metavar="SECONDS", help="of each script"
+    )
+    where = flags.add_argument_group("where things are")
+    for flag, default, text in (
+        ("--scripts", ROOT / "fixed_tests", "folder of the scripts"),
+        ("--expectations", ROOT / "tools" / "expectations.toml", "what is known not to pass"),
+        ("--results", ROOT / "results", "folder of the runs"),
+        ("--database", ROOT / "hardware_compatibility_matrix.duckdb", "made by ingest"),
+        ("--output", ROOT, "folder to publish in"),
+    ):
+        where.add_argument(flag, type=Path, default=default, metavar="PATH", help=text)
+    flags.add_argument("--json", action="store_true", help="answer in JSON (devices)")
+    return flags
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
+    return words
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return count
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return seconds
+
+
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # a console without UTF-8 must not end a run
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    sys.exit(main())

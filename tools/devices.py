@@ -1,0 +1,100 @@
+"""The devices of this machine: which scripts can use, and why not the others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import TypedDict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tools import scripts
+from tools.usage import UsageError, plain
+
+PROBE_SECONDS = 300
+
+
+class Found(TypedDict):
+    """A device; `why_not` is None where scripts can use it, and only then the rest is known."""
+
+    device: str
+    why_not: str | None
+    name: str | None
+    driver: str | None
+    software: bool
+    features: list[str]
+    memory_bytes: int | None
+
+
+def look(asked: Sequence[str]) -> list[Found]:
+    """Look at the `asked` devices, or at all kinds. Imports torch and wakes drivers."""
+    devices = asked or scripts.device_kinds()
+    try:
+        from templates import _devices
+    except ImportError as error:  # then scripts run as mocks, which need no device
+        reason = f"torch cannot be imported: {error}"
+        return [_found(device, None if device == "cpu" else reason) for device in devices]
+    found = []
+    for device in devices:
+        why_not = _devices.why_unavailable(device)
+        found.append(_found(device, why_not))
+        if why_not is None:
+            found[-1].update(_devices.describe_device(device))  # type: ignore[typeddict-item]
+    return found
+
+
+def probe(asked: Sequence[str]) -> list[Found]:
+    """`look` in a process of its own, so that this one stays free of torch and of drivers.
+
+    Errors: UsageError where that process fails.
+    """
+    command = [sys.executable, "-m", "tools", "devices", "--json"]
+    command += [word for device in asked for word in ("--device", device)]
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=scripts.ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(f"a driver hangs: {PROBE_SECONDS} s without an answer") from error
+    if done.returncode:
+        raise UsageError(f"the devices cannot be listed: {done.stderr.strip()[-2000:]}")
+    found: list[Found] = json.loads(done.stdout)
+    return found
+
+
+def main(options: argparse.Namespace) -> int:
+    """`python -m tools devices`: a table, or with `--json` the same for machines."""
+    found = look(options.device)
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    table = Table("device", "", "what it is, or why it cannot be used")
+    for each in found:
+        memory = f"{each['memory_bytes'] / 2**30:.0f} GiB" if each["memory_bytes"] else None
+        facts = (each["name"], each["driver"], memory, " ".join(each["features"]))
+        what = each["why_not"] or ", ".join(fact for fact in facts if fact)
+        table.add_row(each["device"], "✗" if each["why_not"] else "✓", escape(what))
+    Console().print(table)
+    return 0
+
+
+def _found(device: str, why_not: str | None) -> Found:
+    return {
+        "device": device,
+        "why_not": why_not and plain(why_not, 300),
+        "name": None,
+        "driver": None,
+        "software": False,
+        "features": [],
+        "memory_bytes": None,
+    }

@@ -1,0 +1,185 @@
+"""What a run is to do: the scripts and devices that were asked for, or what an earlier run left."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import re
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from tools import devices, results, scripts
+from tools.results import BrokenManifest, Job, Manifest, Record, ScriptFacts
+from tools.usage import NoDevice, UsageError, unknown
+
+DEFAULTS = {"weights": "random", "size": "tiny", "dtype": "float32"}
+SELECTION = ("family", "device", "weights", "size", "dtype", "checks", "seed")
+PACKAGES = ("torch", "transformers", "numpy")
+
+
+@dataclass
+class Plan:
+    """A run folder with its manifest written; `records` and `attempts` are by job name.
+
+    `records` are those that an earlier part of the run has left; `attempts` of jobs that ran.
+    """
+
+    folder: Path
+    manifest: Manifest
+    scripts: Path
+    records: dict[str, Record] = field(default_factory=dict)
+    attempts: Mapping[str, int] = field(default_factory=dict)
+
+
+def start(options: argparse.Namespace) -> Plan:
+    """A new run of what `options` ask for. Errors: UsageError, NoDevice."""
+    families = _choose_families(options)
+    kinds = ("random", "pretrained")
+    weights = options.weights or DEFAULTS["weights"]
+    path = None if weights in kinds else str(Path(weights).resolve())
+    if path and not Path(path).is_dir():
+        raise UsageError(f"--weights: {unknown('kind of weights or folder', weights, kinds)}")
+    chosen = _choose_devices(options.device)
+    jobs: list[Job] = [
+        {
+            **facts,
+            "device": device,
+            "weights": "path" if path else weights,
+            "size": options.size or DEFAULTS["size"],
+            "dtype": options.dtype or DEFAULTS["dtype"],
+        }
+        for device in chosen
+        for facts in map(_facts, families.values())
+    ]
+    now = datetime.now(timezone.utc)
+    # Five digits of microseconds, so that names sort as the runs began, and a random one.
+    suffix = f"{now.microsecond:05x}{secrets.randbelow(16):x}"
+    folder: Path = options.results / f"{now:%Y%m%dT%H%M%SZ}-{suffix}"
+    manifest: Manifest = {
+        "schema_version": results.SCHEMA_VERSION,
+        "run_id": folder.name,
+        "started": now.isoformat(timespec="microseconds"),
+        "host": platform.node(),
+        "command": ["python", "-m", "tools", *sys.argv[1:]],
+        "seed": options.seed or 0,
+        "checks": options.checks or None,
+        "weights_path": path,
+        "jobs": jobs,
+        "versions": _versions(),
+    }
+    (folder / "logs").mkdir(parents=True)
+    results.write(folder / "manifest.json", manifest, "manifest")
+    return Plan(folder, manifest, options.scripts)
+
+
+def resume(options: argparse.Namespace) -> Plan:
+    """The run that `options` name, or the last, with those of its records that still hold.
+
+    Errors: UsageError, NoDevice.
+    """
+    given = [f"--{flag}" for flag in SELECTION if getattr(options, flag) not in (None, [])]
+    if given:
+        raise UsageError(f"--resume goes on with what the run was asked; leave out {given[0]}")
+    runs = {path.parent.name: path.parent for path in options.results.glob("*/manifest.json")}
+    if not runs:
+        raise UsageError(f"--resume: there is no run in {options.results}")
+    if options.resume and options.resume not in runs:
+        raise UsageError(f"--resume: {unknown('run', options.resume, runs)}")
+    folder = runs[options.resume or max(runs)]
+    try:
+        run = results.read_run(folder)
+    except BrokenManifest as error:
+        raise UsageError(f"--resume: {error}") from error
+    families = _known_families(options.scripts, [job["family"] for job in run.manifest["jobs"]])
+    _choose_devices([job["device"] for job in run.manifest["jobs"]])
+    facts = {family: _facts(script) for family, script in families.items()}
+    jobs: list[Job] = [{**job, **facts[job["family"]]} for job in run.manifest["jobs"]]
+    manifest: Manifest = {**run.manifest, "jobs": jobs}
+    shas = {results.job_name(job): job["script_sha256"] for job in jobs}
+    records = {n: r for n, r in run.records.items() if r["script"]["sha256"] == shas[n]}
+    # Without its footer the run counts as not ended, whatever happens from here on.
+    (folder / "footer.json").unlink(missing_ok=True)
+    (folder / "logs").mkdir(exist_ok=True)
+    results.write(folder / "manifest.json", manifest, "manifest")
+    for name in shas.keys() - records.keys():
+        (folder / f"{name}.json").unlink(missing_ok=True)
+    attempts = {name: record["run"]["attempt"] for name, record in run.records.items()}
+    return Plan(folder, manifest, options.scripts, records, attempts)
+
+
+def _known_families(folder: Path, asked: Sequence[str]) -> dict[str, Path]:
+    """The scripts of the `asked` families, or all. Errors: UsageError."""
+    there = scripts.find(folder)
+    if not there:
+        raise UsageError(f"{folder} has no scripts; `python -m generator regenerate` makes them")
+    for family in asked:
+        if family not in there:
+            raise UsageError(unknown("family", family, there))
+    return {family: there[family] for family in dict.fromkeys(asked or there)}
+
+
+def _choose_families(options: argparse.Namespace) -> dict[str, Path]:
+    """The scripts that `options` ask for, those left out that have none of the asked checks."""
+    families = _known_families(options.scripts, options.family)
+    if not options.checks:
+        return families
+    checks = {family: scripts.read(script).checks for family, script in families.items()}
+    known = {name for names in checks.values() for name in names}
+    for name in options.checks:
+        if name not in known:
+            raise UsageError(unknown("check", name, known))
+    # A script that cannot be read has no checks here; it stays, so that its fault is recorded.
+    wanted = set(options.checks)
+    return {f: families[f] for f, names in checks.items() if not names or wanted & set(names)}
+
+
+def _choose_devices(asked: Sequence[str]) -> list[str]:
+    """The `asked` devices, or all that are here.
+
+    Errors: UsageError for a name that is none, NoDevice when none of them is here.
+    """
+    kinds = scripts.device_kinds()
+    for device in asked:
+        if not re.fullmatch(rf"({'|'.join(kinds)})(:\d+)?", device):
+            raise UsageError(unknown("device", device, kinds))
+    if set(asked) == {"cpu"}:  # always there, which makes the slow look at drivers needless
+        return ["cpu"]
+    found = devices.probe(asked)
+    absent = {each["device"]: each["why_not"] for each in found if each["why_not"]}
+    here = [each["device"] for each in found if each["why_not"] is None]
+    if not here:
+        raise NoDevice("; ".join(f"{device}: {why_not}" for device, why_not in absent.items()))
+    for device in dict.fromkeys(asked):
+        if device in absent:
+            print(f"{device} is not here, what runs there is skipped: {absent[device]}")
+    return list(dict.fromkeys(asked)) or here
+
+
+def _facts(script: Path) -> ScriptFacts:
+    """What a job says of its script; None for what the script does not say."""
+    facts = scripts.read(script)
+    text = {key: value for key, value in facts.constants.items() if isinstance(value, str)}
+    return {
+        "family": scripts.family(script),
+        "architecture": text.get("ARCHITECTURE"),
+        "model_class": text.get("MODEL_CLASS"),
+        "checkpoint": text.get("CHECKPOINT"),
+        "script": script.name,
+        "script_sha256": facts.sha256,
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and, where they are installed, the packages that matter."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

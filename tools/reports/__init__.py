@@ -1,0 +1,1 @@
+"""The compatibility reports: one module a format, all rendered from `data.Matrix`."""

@@ -1,0 +1,426 @@
+"""Result records and run folders: their types and schemas, and how they are written and read.
+
+A run is a folder `results/<run id>/` with `manifest.json` (what was asked), one record per job,
+`logs/`, and `footer.json` (what was finished). Every document is validated against
+`tools/schemas/` when it is written and again when it is read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
+
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
+from jsonschema.exceptions import best_match
+
+SCHEMA_VERSION = 1
+SCHEMAS = Path(__file__).parent / "schemas"
+
+Status = Literal["crash", "timeout", "error", "fail", "mock", "skip", "pass"]
+STATUSES: tuple[Status, ...] = ("crash", "timeout", "error", "fail", "mock", "skip", "pass")
+"""All statuses, the worst first."""
+
+
+class Check(TypedDict):
+    """One question about a model and its answer; `reason` is given unless the status is pass."""
+
+    name: str
+    status: Status
+    reason: str | None
+    value: float | None
+    bound: float | None
+    seconds: float
+
+
+class Script(TypedDict):
+    """The file that ran."""
+
+    name: str
+    sha256: str
+
+
+class Device(TypedDict):
+    """The device that was asked for, and what was found there."""
+
+    requested: str
+    observed: str | None
+    name: str | None
+    driver: str | None
+    software: bool
+    features: list[str]
+    memory_bytes: int | None
+
+
+class Measurements(TypedDict):
+    """What was measured, in seconds and bytes."""
+
+    load_seconds: float | None
+    first_call_seconds: float | None
+    latency_seconds: list[float]
+    peak_memory_bytes: int | None
+    parameters: int | None
+
+
+class Environment(TypedDict):
+    """The software that the script ran on."""
+
+    python: str
+    platform: str
+    threads: int | None
+    packages: dict[str, str | None]
+
+
+class RunFacts(TypedDict):
+    """What the runner adds to a record; `exit_code` is negative for a signal."""
+
+    id: str
+    command: list[str]
+    exit_code: int
+    wall_seconds: float
+    runner: Literal["fresh"]
+    attempt: int
+    log: str
+
+
+class ScriptRecord(TypedDict):
+    """A record as the script writes it."""
+
+    schema_version: int
+    family: str
+    architecture: str | None
+    model_class: str | None
+    checkpoint: str | None
+    script: Script
+    device: Device
+    inference: Literal["real", "mock"]
+    missing: list[str]
+    weights: str
+    size: str
+    dtype: str
+    seed: int
+    checks: list[Check]
+    measurements: Measurements
+    environment: Environment
+    started: str
+    seconds: float
+
+
+class Record(ScriptRecord, total=False):
+    """A record; those in a run folder always have `run`."""
+
+    run: RunFacts
+
+
+class ScriptFacts(TypedDict):
+    """What is known of a script without running it."""
+
+    family: str
+    architecture: str | None
+    model_class: str | None
+    checkpoint: str | None
+    script: str
+    script_sha256: str
+
+
+class Job(ScriptFacts):
+    """One script on one device: what a run asks for."""
+
+    device: str
+    weights: str
+    size: str
+    dtype: str
+
+
+class Manifest(TypedDict):
+    """What a run was asked; `checks` is None for all."""
+
+    schema_version: int
+    run_id: str
+    started: str
+    host: str
+    command: list[str]
+    seed: int
+    checks: list[str] | None
+    weights_path: str | None
+    jobs: list[Job]
+    versions: dict[str, str]
+
+
+class Footer(TypedDict):
+    """What a run has finished; `counts` are jobs by the worst status of their checks."""
+
+    schema_version: int
+    run_id: str
+    ended: str
+    finished: int
+    asked: int
+    interrupted: bool
+    counts: dict[str, int]
+
+
+class ResultsError(Exception):
+    """Something in a run folder is not as it must be: which file, what, and how to mend it."""
+
+    advice = ""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}; {self.mend}"
+
+    @property
+    def mend(self) -> str:
+        """What to do about it."""
+        return self.advice.format(run=self.path.parent.name)
+
+
+class BrokenManifest(ResultsError):
+    """The manifest is missing or invalid: nothing says what the records of this folder answer."""
+
+    advice = "restore manifest.json, or delete the folder and run the matrix again"
+
+
+class MissingFooter(ResultsError):
+    """The run has not ended: it died, or it still runs."""
+
+    advice = "finish it with `python -m tools matrix --resume {run}`"
+
+
+class BrokenFooter(ResultsError):
+    """The footer is invalid, or the records contradict it."""
+
+    advice = "mend it with `python -m tools matrix --resume {run}`"
+
+
+class BrokenRecord(ResultsError):
+    """A record is not valid JSON or not a valid record."""
+
+    advice = "run the job again with `python -m tools matrix --resume {run}`"
+
+
+class ForeignRecord(ResultsError):
+    """A record answers something that its run did not ask."""
+
+    advice = "delete it and run `python -m tools matrix --resume {run}`"
+
+
+def write(path: Path, document: Mapping[str, Any], schema: str) -> None:
+    """Write a valid `document` to `path`, all of it or nothing. Errors: ValueError if invalid."""
+    problem = _invalid(document, schema)
+    if problem:
+        raise ValueError(f"{path}: {problem}")
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp makes files for the owner only; results are to be shared
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def read_record(path: Path) -> Record:
+    """Read and validate a record. Errors: BrokenRecord."""
+    return cast(Record, _read(path, "result", BrokenRecord))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate the manifest of a run folder. Errors: BrokenManifest."""
+    path = folder / "manifest.json"
+    manifest = cast(Manifest, _read(path, "manifest", BrokenManifest))
+    if manifest["run_id"] != folder.name:
+        raise BrokenManifest(path, f"is of run {manifest['run_id']}")
+    names = Counter(map(job_name, manifest["jobs"]))
+    twice = [name for name, times in names.items() if times > 1]
+    if twice:
+        raise BrokenManifest(path, f"asks twice for {', '.join(twice)}")
+    return manifest
+
+
+def read_footer(folder: Path) -> Footer:
+    """Read and validate the footer of a run folder. Errors: MissingFooter, BrokenFooter."""
+    path = folder / "footer.json"
+    if not path.exists():
+        raise MissingFooter(path, "is missing: the run has not ended")
+    footer = cast(Footer, _read(path, "footer", BrokenFooter))
+    if footer["run_id"] != folder.name:
+        raise BrokenFooter(path, f"is of run {footer['run_id']}")
+    return footer
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read; `records` are by job name, `problems` are what could not be read."""
+
+    folder: Path
+    manifest: Manifest
+    footer: Footer | None
+    records: dict[str, Record]
+    problems: list[ResultsError]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody stopped the run."""
+        return self.footer is not None and self.footer["interrupted"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run ended by itself and has a record for everything that it asked."""
+        ended = self.footer is not None and not self.interrupted
+        return ended and len(self.records) == len(self.manifest["jobs"]) and not self.problems
+
+
+def read_run(folder: Path) -> Run:
+    """Read all of a run folder, keeping what is wrong with its parts as `problems`.
+
+    Errors: BrokenManifest, because without it the rest has no meaning.
+    """
+    manifest = read_manifest(folder)
+    jobs = {job_name(job): job for job in manifest["jobs"]}
+    records: dict[str, Record] = {}
+    problems: list[ResultsError] = []
+    footer = None
+    for path in sorted(folder.glob("*.json")):
+        if path.name in ("manifest.json", "footer.json"):
+            continue
+        try:
+            records[path.stem] = _own_record(path, manifest, jobs.get(path.stem))
+        except ResultsError as error:
+            problems.append(error)
+    try:
+        footer = read_footer(folder)
+        there = sum((folder / f"{name}.json").exists() for name in jobs)
+        if (footer["asked"], footer["finished"]) != (len(jobs), there):
+            said = f"says that {footer['finished']} of {footer['asked']} jobs have a record"
+            raise BrokenFooter(folder / "footer.json", f"{said}, but {there} of {len(jobs)} have")
+    except ResultsError as error:
+        problems.append(error)
+    return Run(folder, manifest, footer, records, problems)
+
+
+def job_name(job: Job) -> str:
+    """The name of a job's files in a run folder: `bert-cpu`, `bert-cuda-1-full-bfloat16`."""
+    usual = ("random", "tiny", "float32")
+    special = [word for word in (job["weights"], job["size"], job["dtype"]) if word not in usual]
+    return "-".join([job["family"], job["device"].replace(":", "-"), *special])
+
+
+def differences(record: Record, job: Job, seed: int) -> list[str]:
+    """In what `record` does not answer `job`, in words; empty when it does."""
+    pairs = {
+        "family": (record["family"], job["family"]),
+        "script.name": (record["script"]["name"], job["script"]),
+        "script.sha256": (record["script"]["sha256"], job["script_sha256"]),
+        "device.requested": (record["device"]["requested"], job["device"]),
+        "weights": (record["weights"], job["weights"]),
+        "size": (record["size"], job["size"]),
+        "dtype": (record["dtype"], job["dtype"]),
+        "seed": (record["seed"], seed),
+    }
+    return [
+        f"{key} is {found!r}, asked was {asked!r}"
+        for key, (found, asked) in pairs.items()
+        if found != asked
+    ]
+
+
+def worst(record: Record) -> Status:
+    """The worst status of a record's checks."""
+    return min((check["status"] for check in record["checks"]), key=STATUSES.index)
+
+
+def count(records: Mapping[str, Record]) -> dict[str, int]:
+    """How many of `records` have which worst status, the worst first; those that occur."""
+    counts = Counter(worst(record) for record in records.values())
+    return {status: counts[status] for status in STATUSES if counts[status]}
+
+
+def _own_record(path: Path, manifest: Manifest, job: Job | None) -> Record:
+    record = read_record(path)
+    if job is None:
+        raise ForeignRecord(path, "belongs to no job of the manifest")
+    problems = differences(record, job, manifest["seed"])
+    if "run" not in record:
+        problems.append("the runner has not signed it (it has no `run`)")
+    elif record["run"]["id"] != manifest["run_id"]:
+        problems.append(f"it is of run {record['run']['id']}")
+    if problems:
+        raise ForeignRecord(path, ", ".join(problems))
+    return record
+
+
+def _read(path: Path, schema: str, error: type[ResultsError]) -> Any:
+    try:
+        document = parse(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as problem:
+        raise error(path, f"cannot be read ({problem})") from problem
+    problem_found = _invalid(document, schema)
+    if problem_found:
+        raise error(path, problem_found)
+    return document
+
+
+def parse(data: bytes) -> Any:
+    """The JSON document in `data`, strictly: no NaN, no infinity, no half of a surrogate pair.
+
+    Errors: ValueError (of which JSONDecodeError and UnicodeDecodeError are kinds).
+    """
+    text = data.decode("utf-8")
+    document = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    if "\\ud" in text.lower():
+        json.dumps(document, ensure_ascii=False).encode("utf-8")
+    return document
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def _invalid(document: Mapping[str, Any], schema: str) -> str | None:
+    """What is wrong with `document`, as one sentence that names the key and the likely fix."""
+    error = best_match(_validator(schema).iter_errors(document))
+    if error is None:
+        return None
+    where = error.json_path.removeprefix("$").removeprefix(".")
+    return f"{where}: {error.message}{_hint(error)}" if where else f"{error.message}{_hint(error)}"
+
+
+def _hint(error: ValidationError) -> str:
+    if error.validator != "additionalProperties" or not isinstance(error.instance, dict):
+        return ""
+    known = list(cast(dict[str, Any], error.schema).get("properties", ()))
+    unknown = [key for key in error.instance if key not in known]
+    near = [match for key in unknown for match in difflib.get_close_matches(key, known, 1)]
+    return f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
+
+
+@cache
+def _validator(schema: str) -> Draft202012Validator:
+    formats = FormatChecker(formats=())
+    formats.checks("date-time", raises=ValueError)(_is_moment)
+    document = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
+    return Draft202012Validator(document, format_checker=formats)
+
+
+def _is_moment(value: object) -> bool:
+    """Whether `value`, if it is text, is a time with its offset from UTC."""
+    return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None

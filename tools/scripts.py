@@ -1,0 +1,66 @@
+"""What the scripts say about themselves, read from their text: they are never imported here."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PREFIX, SUFFIX = "test_hf_", ".py"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A script's module-level literals, its checks (names without `test_`) and its SHA-256.
+
+    `constants` and `checks` are empty where the text is not Python.
+    """
+
+    constants: dict[str, Any]
+    checks: tuple[str, ...]
+    sha256: str
+
+
+def find(folder: Path) -> dict[str, Path]:
+    """The scripts in `folder` by family, sorted."""
+    return {family(path): path for path in sorted(folder.glob(f"{PREFIX}*{SUFFIX}"))}
+
+
+def family(script: Path) -> str:
+    """The family that a script tests, by its name."""
+    return script.name[len(PREFIX) : -len(SUFFIX)]
+
+
+def read(path: Path) -> Facts:
+    """What the script at `path` says about itself. Errors: OSError."""
+    text = path.read_bytes()
+    sha256 = hashlib.sha256(text).hexdigest()
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError):
+        return Facts({}, (), sha256)
+    functions = (node.name for node in body if isinstance(node, ast.FunctionDef))
+    checks = tuple(name[len("test_") :] for name in functions if name.startswith("test_"))
+    return Facts(_literals(body), checks, sha256)
+
+
+@cache
+def device_kinds() -> tuple[str, ...]:
+    """The kinds of devices that scripts accept, best first; known without importing torch."""
+    kinds: tuple[str, ...] = read(ROOT / "templates" / "_devices.py").constants["TORCH_DEVICES"]
+    return kinds
+
+
+def _literals(body: list[ast.stmt]) -> dict[str, Any]:
+    found = {}
+    for node in body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:  # an expression, not a literal
+                continue
+    return found

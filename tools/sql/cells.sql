@@ -1,0 +1,54 @@
+-- One row per cell, from the newest run that asked for it with all its checks.
+CREATE VIEW cells AS
+WITH newest AS (
+    SELECT jobs.*, runs.complete
+    FROM jobs JOIN runs USING (run_id)
+    WHERE NOT runs.partial
+    QUALIFY row_number() OVER (
+        PARTITION BY family, device, weights, size, dtype ORDER BY runs.started DESC, run_id DESC
+    ) = 1
+),
+counted AS (
+    SELECT
+        run_id, family, device, weights, size, dtype,
+        count(*) FILTER (status = 'pass') AS passed,
+        count(*) FILTER (status IN ('fail', 'error', 'timeout', 'crash')) AS failed,
+        count(*) AS total,
+        first(
+            coalesce(reason, name || ' passes, but is expected to end with ' || expectation_status)
+            ORDER BY expected, status DESC, position
+        ) FILTER (status <> 'pass' OR NOT expected) AS first_reason
+    FROM checks
+    GROUP BY ALL
+)
+SELECT
+    newest.family,
+    newest.device,
+    newest.weights,
+    newest.size,
+    newest.dtype,
+    coalesce(records.architecture, newest.architecture) AS architecture,
+    coalesce(records.model_class, newest.model_class) AS model_class,
+    newest.run_id,
+    coalesce(records.status::VARCHAR, 'not run') AS status,
+    coalesce(records.verdict, 'not run') AS verdict,
+    coalesce(passed, 0) AS passed,
+    coalesce(failed, 0) AS failed,
+    coalesce(total, 0) AS total,
+    coalesce(
+        first_reason,
+        problems.problem,
+        CASE WHEN records.run_id IS NULL THEN 'the run ended before this job' END
+    ) AS first_reason,
+    records.inference,
+    records.device_name,
+    records.software,
+    list_aggregate(records.latency_seconds, 'median') AS latency_median,
+    records.peak_memory_bytes,
+    records.parameters,
+    records.seconds,
+    newest.complete
+FROM newest
+LEFT JOIN records USING (run_id, family, device, weights, size, dtype)
+LEFT JOIN counted USING (run_id, family, device, weights, size, dtype)
+LEFT JOIN problems ON problems.run_id = newest.run_id AND problems.path = newest.path

@@ -1,0 +1,40 @@
+-- The current cells with the hardware and software that they were measured with.
+SELECT
+    cells.family,
+    cells.device,
+    cells.weights,
+    cells.size,
+    cells.dtype,
+    cells.architecture,
+    cells.model_class,
+    records.checkpoint,
+    records.seed,
+    records.script_name,
+    cells.status,
+    cells.verdict,
+    cells.passed,
+    cells.failed,
+    cells.total,
+    cells.first_reason,
+    cells.inference,
+    cells.seconds,
+    cells.latency_median,
+    cells.peak_memory_bytes,
+    cells.parameters,
+    cells.run_id,
+    strftime(runs.started, '%Y-%m-%d %H:%M UTC') AS run_started,
+    cells.complete,
+    records.run_id IS NOT NULL AS has_record,
+    cells.device_name,
+    records.driver,
+    cells.software,
+    records.memory_bytes,
+    records.features,
+    records.python,
+    records.platform,
+    records.threads,
+    records.packages
+FROM cells
+JOIN runs USING (run_id)
+LEFT JOIN records USING (run_id, family, device, weights, size, dtype)
+ORDER BY cells.family, cells.device, cells.weights, cells.size, cells.dtype
