@@ -1,0 +1,77 @@
+"""Numeric comparison of model outputs."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+
+from templates._random import normals
+
+Tensors: TypeAlias = "dict[str, torch.Tensor]"
+MEASURED: list[tuple[float, float]] = []  # (value, bound) of each comparison in the running check
+
+
+def note(value: float, bound: float) -> float:
+    """Keep a measured `value` and its `bound` for the record; gives back `value`."""
+    MEASURED.append((value, bound))
+    return value
+
+
+def flatten(output: Any, prefix: str = "") -> Tensors:
+    """The tensors of a model output by name ("logits", "hidden_states.0"); a cache has none."""
+    if isinstance(output, torch.Tensor):
+        return {prefix: output}
+    if isinstance(output, (tuple, list)):
+        output = {str(index): value for index, value in enumerate(output)}
+    found: Tensors = {}
+    for key, value in output.items() if isinstance(output, dict) else ():
+        found |= flatten(value, f"{prefix}.{key}" if prefix else key)
+    return found
+
+
+def rms(tensor: torch.Tensor) -> float:
+    """Root of the mean square of all elements."""
+    return tensor.double().square().mean().sqrt().item()
+
+
+def rmse(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Root mean square error; NaN where either has a NaN."""
+    assert actual.shape == expected.shape, f"shape {[*actual.shape]}, not {[*expected.shape]}"
+    return rms(actual.double() - expected.double())
+
+
+def assert_agree(actual: Tensors, expected: Tensors, bounds: dict[str, float], what: str) -> None:
+    """Each output of `expected` is in `actual`, no further away (RMSE) than its bound."""
+    assert actual.keys() >= expected.keys(), f"{what}: no {expected.keys() - actual.keys()}"
+    for name, value in expected.items():
+        error, bound = note(rmse(actual[name], value), bounds[name]), bounds[name]
+        assert error <= bound, f"{what}: {name} is off by {error:.2e} (RMSE), allowed {bound:.2e}"
+
+
+def fingerprint(tensor: torch.Tensor) -> tuple[float, float, float]:
+    """RMS of `tensor` and its projections on two fixed random directions: any change shows."""
+    flat = tensor.double().flatten()
+    first, second = (normals(f"fingerprint {k}", flat.shape).double() @ flat for k in (1, 2))
+    return rms(flat), first.item() / len(flat) ** 0.5, second.item() / len(flat) ** 0.5
+
+
+def row_of(tensors: Tensors, row: int) -> Tensors:
+    """Row `row` of a batch of two, as a batch of one; a tensor may have several entries a row."""
+    halves = {name: len(value) // 2 for name, value in tensors.items()}
+    return {n: v[row * halves[n] : (row + 1) * halves[n]] for n, v in tensors.items()}
+
+
+def first(tensors: Tensors, length: int, width: int) -> Tensors:
+    """The first `length` positions of each tensor whose second dimension counts `width` of them."""
+    return {
+        name: value[:, :length] if value.ndim > 1 and value.shape[1] == width else value
+        for name, value in tensors.items()
+    }
+
+
+def assert_loss(loss: torch.Tensor, expected: torch.Tensor, eps: float) -> None:
+    """The loss of the model is what its formula gives, up to some rounding errors `eps`."""
+    bound = 100 * eps * max(1.0, abs(expected.item()))
+    error = note(abs(loss.double() - expected).item(), bound)
+    assert error <= bound, f"the loss is {loss.item():.8f}, its formula gives {expected.item():.8f}"

@@ -1,0 +1,65 @@
+"""Torch devices of this machine: which work, what they are, how to wait for them.
+
+Inlined into the scripts by `generator`; imported by `tools.devices`.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first
+
+
+def why_unavailable(device: str) -> str | None:
+    """Why torch cannot compute on `device` ("cuda:1", "mps") here; None where it can."""
+    if device.partition(":")[0] not in TORCH_DEVICES:
+        return f"{device!r} is none of {', '.join(TORCH_DEVICES)} (or cuda:1, xpu:1, ...)"
+    try:
+        assert torch.ones(2, device=device).sum().item() == 2, "1 + 1 is not 2 there"
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        return f"torch {torch.__version__} cannot use {device}: {str(error).splitlines()[0]}"
+    return None
+
+
+def available_devices() -> list[str]:
+    """The kinds of torch devices that work here, best first ("cpu" is the last)."""
+    return [kind for kind in TORCH_DEVICES if why_unavailable(kind) is None]
+
+
+def synchronize(device: str) -> None:
+    """Wait until `device` has done its queued work, so that a clock read next is honest."""
+    if not device.startswith("cpu"):
+        getattr(torch, device.partition(":")[0]).synchronize()
+
+
+def describe_device(device: str) -> dict[str, Any]:
+    """Name, driver, features ("avx2", "amx_tile", "neon", "sm_90") and memory (bytes)."""
+    found: dict[str, Any] = {"driver": None, "software": False, "memory_bytes": None}
+    kind = device.partition(":")[0]
+    if kind in ("cuda", "xpu"):
+        facts = getattr(torch, kind).get_device_properties(device)
+        found |= {"name": facts.name, "memory_bytes": facts.total_memory, "features": []}
+        if kind == "cuda":
+            found["features"] = [f"sm_{facts.major}{facts.minor}"]
+        version = torch.version.cuda or torch.version.hip or torch.version.xpu
+        return found | {"driver": getattr(facts, "driver_version", f"{kind} {version}")}
+    if Path("/proc/cpuinfo").exists():
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    else:  # macOS says "hw.optional.neon: 1"; elsewhere there is no sysctl
+        command = "sysctl machdep.cpu.brand_string hw.optional 2>&1"
+        text = subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+        text = re.sub(r"hw\.optional\.(?:arm\.)?(?:FEAT_)?(\w+): 1", r"\1", text)
+    name = re.search(r"(?:model name\s*|brand_string): (.+)", text)
+    # ARM's "asimd" is what everybody else calls NEON.
+    words = set(re.findall(r"[a-z0-9_]+", text.lower().replace("asimd", "neon")))
+    vectors = r"avx2(_0)?|avx512\w+|amx_\w+|neon|sve2?|sme2?"
+    return found | {
+        "name": name[1] if name else platform.processor() or platform.machine(),
+        "features": sorted(word for word in words if re.fullmatch(vectors, word)),
+    }

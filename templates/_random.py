@@ -1,0 +1,90 @@
+"""Weights and inputs that are the same on every machine, torch version and device.
+
+Each value is a hash of a name, a seed and an index, so it depends on no random number generator.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import numpy
+import torch
+
+
+def hashes(name: str, seed: int, start: int, count: int) -> numpy.ndarray:
+    """`count` 64-bit hashes of (name, seed, index) from index `start`: SplitMix64."""
+    state = numpy.arange(start + 1, start + count + 1, dtype=numpy.uint64)
+    state = state * numpy.uint64(0x9E3779B97F4A7C15) + numpy.uint64(
+        zlib.crc32(f"{name}/{seed}".encode()) << 32
+    )
+    state = (state ^ (state >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
+    return state ^ (state >> numpy.uint64(31))
+
+
+def normals(name: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """About normal values (mean 0, std 1, none beyond 3.5), fp32, of `shape`.
+
+    Each is the sum of four 16-bit uniforms, exact in floating point, so equal on every machine.
+    """
+    count, block = math.prod(shape), 1 << 22  # blocks bound the memory that large tensors take
+    parts = [torch.empty(0)]
+    for start in range(0, count, block):
+        bits = hashes(name, seed, start, min(block, count - start))
+        total = sum(((bits >> numpy.uint64(k)) & numpy.uint64(0xFFFF)).astype("f8") for k in (0, 16, 32, 48))
+        parts.append(torch.from_numpy(((total - 131070) / 65536 * math.sqrt(3)).astype("f4")))
+    return torch.cat(parts).reshape(shape)
+
+
+def token_ids(name: str, shape: tuple[int, ...], low: int, high: int, seed: int = 0) -> torch.Tensor:
+    """Token ids in [low, high), int64; special ids lie below `low`."""
+    bits = hashes(name, seed, 0, math.prod(shape))
+    return torch.from_numpy((bits % numpy.uint64(high - low)).astype("i8") + low).reshape(shape)
+
+
+def ragged_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
+    """Attention mask, int64 (rows, width): row r attends to its first `lengths[r]` positions."""
+    return (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+
+
+def ragged_pixels(sizes: tuple[tuple[int, int], ...]) -> torch.Tensor:
+    """Pixel mask, int64 (rows, height, width): row r shows an image of `sizes[r]` in its corner."""
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    rows = [
+        (torch.arange(height)[:, None] < size[0]) & (torch.arange(width) < size[1]) for size in sizes
+    ]
+    return torch.stack(rows).long()
+
+
+def ended(ids: torch.Tensor, token: int, lengths: tuple[int, ...]) -> torch.Tensor:
+    """`ids` with the end `token` as the last of each row's `lengths` tokens."""
+    ids[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = token
+    return ids
+
+
+def with_placeholders(ids: torch.Tensor, token: int, count: int) -> torch.Tensor:
+    """`ids` with `count` placeholders for image features behind the first token of each row."""
+    ids[:, 1 : count + 1] = token
+    return ids
+
+
+def set_weights(model: torch.nn.Module, seed: int) -> None:
+    """Give each parameter and each constant saved buffer a value that follows from its name.
+
+    They are larger than the usual initialisation (std 0.25, less where the fan-in is large), biases
+    and norms too: at the usual one many a fault in the code would not show in the output. What
+    starts as a constant (norms at 1, biases at 0) varies around it.
+    """
+    saved = model.state_dict().keys()
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in saved]
+    for name, tensor in [*model.named_parameters(), *buffers]:
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        first = tensor.flatten()[0]
+        constant = bool((tensor == first).all())
+        if constant or tensor.requires_grad:  # else a fixed table, such as sinusoidal positions
+            fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
+            noise = normals(name, tuple(tensor.shape), seed) * min(0.25, fan_in**-0.5)
+            is_gain = name.endswith(("weight.original0", "weight_g"))  # of a weight norm
+            tensor.data.copy_(noise + (1.0 if is_gain else first.item() if constant else 0.0))

@@ -1,0 +1,179 @@
+"""The model under test on its device, beside its fp64 reference on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from templates import _story as story
+from templates._compare import Tensors, flatten, rms, rmse
+from templates._random import normals
+
+
+class Subject:
+    """The model under test, what it should give, how far it may be off; built when first used."""
+
+    def __init__(
+        self, device: str, dtype: str = "float32", weights: str = "random", size: str = "tiny", seed: int = 0
+    ) -> None:
+        self.device, self.dtype = device, dtype
+        self.weights, self.size, self.seed = weights, size, seed
+
+    def build(self, attention: str = "eager", dtype: str = "float32") -> Any:
+        """A new model on the CPU. In half precision it is loaded as users load it:
+        `from_pretrained(dtype=...)` keeps in fp32 what must stay so (rotary frequencies, some norms).
+        """
+        torch.manual_seed(self.seed)
+        model = story.build_model(self.weights, self.size, self.seed).eval()
+        if attention in story.ATTENTIONS[1:]:  # the first is set already
+            model.set_attn_implementation(attention)
+        return model if dtype == "float32" else self.reloaded(model, dtype)[0]
+
+    @property
+    def eps(self) -> float:
+        """The relative rounding error of the floating point type."""
+        return torch.finfo(getattr(torch, self.dtype)).eps
+
+    def fresh(self) -> Any:
+        """A new model under test: on the device, with the attention that users get by default."""
+        return self.build("as it is", self.dtype).to(self.device)
+
+    def reloaded(self, model: Any, dtype: str) -> tuple[Any, dict[str, Any]]:
+        """`model` saved and loaded again in `dtype`, and what the loading reports."""
+        kind = getattr(torch, dtype)
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            loaded, report = type(model).from_pretrained(folder, dtype=kind, output_loading_info=True)
+        if model.config._attn_implementation in story.ATTENTIONS[1:]:
+            loaded.set_attn_implementation(model.config._attn_implementation)
+        return loaded.eval().to(model.device), report
+
+    @cached_property
+    def model(self) -> Any:
+        """The model under test."""
+        return self.fresh()
+
+    @cached_property
+    def reference(self) -> Any:
+        """The same model in fp64 with eager attention on the CPU: what is right."""
+        model = self.build().double()
+        if story.EXPERTS:  # the default implementation has no fp64
+            model.set_experts_implementation("eager")
+        return model
+
+    @cached_property
+    def inputs(self) -> Tensors:
+        """The inputs, on the CPU; floating point ones in fp32."""
+        return dict(story.build_inputs(self.reference.config, self.seed))
+
+    @cached_property
+    def outputs(self) -> Tensors:
+        """What the model under test gives."""
+        return self.run(self.model, self.inputs)
+
+    @cached_property
+    def expected(self) -> Tensors:
+        """What the reference gives."""
+        return self.run(self.reference, self.inputs)
+
+    @cached_property
+    def bounds(self) -> dict[str, float]:
+        """Per output the RMSE that rounding explains: twice what a plain CPU run in this type costs
+        (three times in half precision), itself bounded, plus a floor of some roundings.
+        """
+        plain, eps = self.run(self.build(dtype=self.dtype), self.inputs), self.eps
+        factor, most, floor = (2, 1e-4, 8 * eps) if eps < 1e-6 else (3, 0.1, eps)
+        return {
+            name: factor * min(rmse(plain[name], value), most * rms(value)) + floor * rms(value)
+            for name, value in self.expected.items()
+        }
+
+    def call(self, model: Any, inputs: Tensors, **options: Any) -> Any:
+        """Call `model` on `inputs` moved to its device and floating point type."""
+        torch.manual_seed(self.seed)  # for models that draw random numbers by design
+        floating = {name: model.dtype for name, value in inputs.items() if value.is_floating_point()}
+        placed = {name: v.to(model.device, floating.get(name)) for name, v in inputs.items()}
+        with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
+            return model(**placed, **options)
+
+    def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
+        """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
+        with torch.no_grad():
+            found = flatten(self.call(model, inputs, **options))
+        return {n: v.to("cpu", torch.float64 if v.is_floating_point() else None) for n, v in found.items()}
+
+    def objective(self, model: Any) -> torch.Tensor:
+        """A scalar that depends on every floating point output: a projection on random directions."""
+        total = torch.zeros((), dtype=torch.float64)
+        for name, value in flatten(self.call(model, self.inputs)).items():
+            if value.is_floating_point():
+                direction = normals(f"objective {name}", value.shape).to(value)
+                total = total + (value * direction).sum().to("cpu", torch.float64)
+        return total
+
+    def finite_difference(self, step: float = 1e-8) -> float:
+        """Slope of the reference's objective where each parameter moves along a random direction.
+
+        The step is small, as a larger one would carry some of many ReLUs over their kinks.
+        """
+        values = []
+        with torch.no_grad():
+            for move in (step, -2 * step, step):  # the last brings them back
+                for name, parameter in self.reference.named_parameters():
+                    if parameter.requires_grad:
+                        parameter.add_(normals(f"direction {name}", parameter.shape), alpha=move)
+                values.append(self.objective(self.reference).item())
+        return float(values[0] - values[1]) / (2 * step)
+
+
+def on_each_operator(handle: Callable[..., Any]) -> Any:
+    """A context in which `handle(operator, *args, **kwargs)` runs in place of each operator."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return handle(func, *args, **(kwargs or {}))
+
+    return Mode()
+
+
+def fp64_throughout() -> Any:
+    """A context in which a cast to fp32 casts to fp64: many models compute norms, rotations or
+    logits in fp32 whatever their type, which would spoil the reference.
+    """
+
+    def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("dtype") == torch.float32:
+            kwargs["dtype"] = torch.float64
+        return operator(*args, **kwargs)
+
+    return on_each_operator(handle)
+
+
+def operators_by_device(run: Callable[[], object]) -> Counter[str]:
+    """How many operators `run()` executes, by the device of their results."""
+    count: Counter[str] = Counter()
+
+    def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
+        result = operator(*args, **kwargs)
+        count.update(value.device.type for value in [*flatten(result).values()][:1])
+        return result
+
+    with on_each_operator(handle):
+        run()
+    return count
+
+
+def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
+    """Greedy decoding of exactly 5 tokens: the logits of each step, (rows, 5, vocabulary)."""
+    inputs = {name: value.to(subject.device) for name, value in inputs.items()}
+    options |= {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
+    options |= {"output_logits": True, "return_dict_in_generate": True}
+    made = subject.model.generate(**inputs, **options)
+    return {"logits": torch.stack(made.logits, 1).cpu().double()}

@@ -1,0 +1,131 @@
+"""Test of Wav2Vec2: does Wav2Vec2ForCTC of transformers run here, and are its results right?
+
+A tiny model with reproducible random weights is compared with itself in fp64 and with what must
+hold between its own runs. No download, no network.
+
+    python test_hf_wav2vec2.py [--device cuda] [--help]      or: pytest test_hf_wav2vec2.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates._checks import (
+    test_attention_parity,
+    test_batch_invariance,
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_isolation,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+)
+from templates._compare import Tensors, assert_loss
+from templates._main import main, subject
+from templates._random import normals, ragged_mask, set_weights
+from templates._subject import Subject
+
+try:
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "Wav2Vec2": "title",
+    "test_hf_wav2vec2.py": "script",
+    "Wav2Vec2Config": "config_class",
+    "Wav2Vec2ForCTC": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "wav2vec2"
+ARCHITECTURE = "audio"
+MODEL_CLASS = "Wav2Vec2ForCTC"
+CHECKPOINT = "facebook/wav2vec2-base-960h"
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "logits": (2, 9, 32),
+    "hidden_states.0": (2, 9, 32),
+    "hidden_states.1": (2, 9, 32),
+    "hidden_states.2": (2, 9, 32),
+    "attentions.0": (2, 4, 9, 9),
+    "attentions.1": (2, 4, 9, 9),
+}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+NO_GRADIENT: dict[str, str] = {
+    "wav2vec2.masked_spec_embed": "stands in for masked time steps; masking happens in training only"
+}  # parameters -> why they have none
+GOLDEN = {"logits": (1.4020501120774846, -1.4669906474396157, 0.06975521593640344)}
+
+
+def build_config() -> Wav2Vec2Config:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return Wav2Vec2Config(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=40,
+        conv_dim=[16, 16, 16, 16, 16, 16, 16],
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+    )
+
+
+def build_model(weights: str, size: str, seed: int) -> Wav2Vec2ForCTC:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        return Wav2Vec2ForCTC.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+    model = Wav2Vec2ForCTC(Wav2Vec2Config() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: Wav2Vec2Config, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {
+        "input_values": normals("input_values", shape=(2, 3200), seed=seed),
+        "attention_mask": ragged_mask(lengths=(3200, 2400), width=3200),
+    }
+
+
+def test_loss(subject: Subject) -> None:
+    """The loss is the connectionist temporal classification of the labels (-100: none)."""
+    labels = torch.tensor([[7, 11, 13], [8, 9, -100]])
+    outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
+    config, scores = subject.model.config, outputs["logits"].log_softmax(-1).transpose(0, 1)
+    samples = subject.inputs["attention_mask"].sum(-1)
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        samples = (samples - kernel) // stride + 1
+    flat = labels[labels >= 0]
+    options = {"blank": config.pad_token_id, "reduction": config.ctc_loss_reduction}
+    expected = torch.nn.functional.ctc_loss(scores, flat, samples, torch.tensor([3, 2]), **options)
+    assert_loss(outputs["loss"], expected, subject.eps)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))

@@ -1,0 +1,126 @@
+"""Test of Encodec: does EncodecModel of transformers run here, and are its results right?
+
+A tiny model with reproducible random weights is compared with itself in fp64 and with what must
+hold between its own runs. No download, no network.
+
+    python test_hf_encodec.py [--device cuda] [--help]      or: pytest test_hf_encodec.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates._checks import (
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_isolation,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+)
+from templates._compare import Tensors, assert_agree, flatten, row_of
+from templates._main import main, subject
+from templates._random import normals, set_weights
+from templates._subject import Subject
+
+try:
+    import torch
+    from transformers import EncodecConfig, EncodecModel
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "Encodec": "title",
+    "test_hf_encodec.py": "script",
+    "EncodecConfig": "config_class",
+    "EncodecModel": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "encodec"
+ARCHITECTURE = "codec"
+MODEL_CLASS = "EncodecModel"
+CHECKPOINT = "facebook/encodec_24khz"
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ()  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS = {}
+OUTPUTS = {"audio_codes": (1, 2, 4, 10), "audio_values": (2, 1, 3200)}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+NO_GRADIENT: dict[str, str] = {
+    "encoder.*": "the quantizer chooses codes by argmin, which has no gradient, and passes none through"
+}  # parameters -> why they have none
+GOLDEN = {
+    "audio_codes": (16.63618045105306, 8.309211186804138, -13.192261027782342),
+    "audio_values": (0.2522921366488242, 0.4550555970001552, -0.029942359663607542),
+}
+
+
+def build_config() -> EncodecConfig:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return EncodecConfig(hidden_size=32, num_filters=4, codebook_size=32)
+
+
+def build_model(weights: str, size: str, seed: int) -> EncodecModel:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        return EncodecModel.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+    model = EncodecModel(EncodecConfig() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: EncodecConfig, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {
+        "input_values": normals("input_values", shape=(2, config.audio_channels, 3200), seed=seed)
+    }
+
+
+def test_batch_invariance(subject: Subject) -> None:
+    """Each row alone gives the sound and the codes that it gives in the batch."""
+    for row in (0, 1):
+        alone = subject.run(subject.model, row_of(subject.inputs, row))
+        expected = row_of({"audio_values": subject.outputs["audio_values"]}, row)
+        expected["audio_codes"] = subject.outputs["audio_codes"][:, row : row + 1]
+        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
+
+
+def test_round_trip(subject: Subject) -> None:
+    """Encoding and then decoding gives what one call gives; the codes are those of a codebook."""
+    inputs = subject.inputs["input_values"].to(subject.device, subject.model.dtype)
+    with torch.no_grad():
+        encoded = subject.model.encode(inputs)
+        decoded = subject.model.decode(encoded.audio_codes, encoded.audio_scales)
+    outputs = flatten({"audio_codes": encoded.audio_codes, "audio_values": decoded.audio_values})
+    assert_agree(
+        {k: v.cpu() for k, v in outputs.items()}, subject.outputs, subject.bounds, "encode, decode"
+    )
+    codes = encoded.audio_codes
+    assert 0 <= codes.min() and codes.max() < subject.model.config.codebook_size, "foreign codes"
+    assert len(codes.unique()) > 2, f"all sounds have the codes {codes.unique().tolist()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))

@@ -1,0 +1,182 @@
+"""Test of Detr: does DetrForObjectDetection of transformers run here, and are its results right?
+
+A tiny model with reproducible random weights is compared with itself in fp64 and with what must
+hold between its own runs. No download, no network.
+
+    python test_hf_detr.py [--device cuda] [--help]      or: pytest test_hf_detr.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates._checks import (
+    test_attention_parity,
+    test_batch_invariance,
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_isolation,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+)
+from templates._compare import Tensors, assert_loss
+from templates._main import main, subject
+from templates._random import normals, ragged_pixels, set_weights
+from templates._subject import Subject
+
+try:
+    import torch
+    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "Detr": "title",
+    "test_hf_detr.py": "script",
+    "DetrConfig": "config_class",
+    "DetrForObjectDetection": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "detr"
+ARCHITECTURE = "detection"
+MODEL_CLASS = "DetrForObjectDetection"
+CHECKPOINT = "facebook/detr-resnet-50"
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "logits": (2, 7, 6),
+    "pred_boxes": (2, 7, 4),
+    "last_hidden_state": (2, 7, 32),
+    "decoder_hidden_states.0": (2, 7, 32),
+    "decoder_hidden_states.1": (2, 7, 32),
+    "decoder_hidden_states.2": (2, 7, 32),
+    "decoder_attentions.0": (2, 4, 7, 7),
+    "decoder_attentions.1": (2, 4, 7, 7),
+    "cross_attentions.0": (2, 4, 7, 6),
+    "cross_attentions.1": (2, 4, 7, 6),
+    "encoder_last_hidden_state": (2, 6, 32),
+    "encoder_hidden_states.0": (2, 6, 32),
+    "encoder_hidden_states.1": (2, 6, 32),
+    "encoder_hidden_states.2": (2, 6, 32),
+    "encoder_attentions.0": (2, 4, 6, 6),
+    "encoder_attentions.1": (2, 4, 6, 6),
+}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+NO_GRADIENT: dict[str, str] = {
+    "model.decoder.layers.0.self_attn.v_proj.weight": "the decoder starts from zeros, which are the values of the first self-attention"
+}  # parameters -> why they have none
+GOLDEN = {
+    "logits": (0.8541638657099108, -0.07341967437947942, -0.3297860848246286),
+    "pred_boxes": (0.5875900820424085, -0.07670311262799971, 0.41443796834755975),
+    "last_hidden_state": (1.033441036324754, 0.48287351162557124, -0.07641326037570267),
+    "encoder_last_hidden_state": (1.0619991163691347, 1.2883981080619662, 1.6702053702309576),
+}
+
+
+def build_config() -> DetrConfig:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return DetrConfig(
+        num_queries=7,
+        encoder_layers=2,
+        encoder_ffn_dim=40,
+        encoder_attention_heads=4,
+        decoder_layers=2,
+        decoder_ffn_dim=40,
+        decoder_attention_heads=4,
+        d_model=32,
+        num_labels=5,
+        backbone_config=ResNetConfig(
+            embedding_size=8,
+            hidden_sizes=[8, 16, 32, 64],
+            depths=[2, 2, 2, 2],
+            out_features=["stage4"],
+        ),
+    )
+
+
+def build_model(weights: str, size: str, seed: int) -> DetrForObjectDetection:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        return DetrForObjectDetection.from_pretrained(
+            CHECKPOINT if weights == "pretrained" else weights
+        )
+    model = DetrForObjectDetection(DetrConfig() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: DetrConfig, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {
+        "pixel_values": normals("pixel_values", shape=(2, 3, 96, 64), seed=seed),
+        "pixel_mask": ragged_pixels(sizes=((96, 64), (80, 40))),
+    }
+
+
+def generalized_iou(box: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Generalised intersection over union of one box with each of `boxes` (n, 4), as (n,).
+
+    Boxes are (centre x, centre y, width, height). Rezatofighi et al., CVPR 2019.
+    """
+    low, high = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
+    lows, highs = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    common = (torch.minimum(high, highs) - torch.maximum(low, lows)).clamp(min=0).prod(-1)
+    hull = (torch.maximum(high, highs) - torch.minimum(low, lows)).prod(-1)
+    union = box[2:].prod() + boxes[:, 2:].prod(-1) - common
+    return common / union - (hull - union) / hull
+
+
+def test_loss(subject: Subject) -> None:
+    """The loss is that of the queries which match the objects best, one object in each image."""
+    config = subject.model.config
+    classes = [2, 4]
+    boxes = torch.tensor([[0.5, 0.4, 0.3, 0.2], [0.3, 0.6, 0.4, 0.5]]).to(subject.device)
+    labels = [
+        {"class_labels": torch.tensor([c]).to(subject.device), "boxes": box[None]}
+        for c, box in zip(classes, boxes, strict=True)
+    ]
+    outputs = subject.run(subject.model, subject.inputs, labels=labels)
+    logits, found = outputs["logits"], outputs["pred_boxes"]
+    targets = torch.full(logits.shape[:2], config.num_labels)  # the last class is "no object"
+    distance = overlap = 0.0
+    for row, box in enumerate(boxes.cpu().double()):
+        far, near = (found[row] - box).abs().sum(-1), generalized_iou(box, found[row])
+        chance = logits[row].softmax(-1)[:, classes[row]]
+        cost = config.bbox_cost * far - config.class_cost * chance - config.giou_cost * near
+        best = cost.argmin()
+        targets[row, best] = classes[row]
+        distance, overlap = distance + far[best] / 2, overlap + (1 - near[best]) / 2
+    weight = torch.ones(config.num_labels + 1, dtype=torch.float64)
+    weight[-1] = config.eos_coefficient
+    expected = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, weight)
+    expected += config.bbox_loss_coefficient * distance + config.giou_loss_coefficient * overlap
+    assert_loss(outputs["loss"], expected, subject.eps)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))

@@ -1,0 +1,197 @@
+"""Test of CLIP: does CLIPModel of transformers run here, and are its results right?
+
+A tiny model with reproducible random weights is compared with itself in fp64 and with what must
+hold between its own runs. No download, no network.
+
+    python test_hf_clip.py [--device cuda] [--help]      or: pytest test_hf_clip.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates._checks import (
+    test_attention_parity,
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_isolation,
+    test_padding_invariance,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+)
+from templates._compare import Tensors, assert_agree, assert_loss, row_of
+from templates._main import main, subject
+from templates._random import ended, normals, ragged_mask, set_weights, token_ids
+from templates._subject import Subject
+
+try:
+    import torch
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "CLIP": "title",
+    "test_hf_clip.py": "script",
+    "CLIPConfig": "config_class",
+    "CLIPModel": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "clip"
+ARCHITECTURE = "dual_encoder"
+MODEL_CLASS = "CLIPModel"
+CHECKPOINT = "openai/clip-vit-base-patch32"
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "logits_per_image": (2, 2),
+    "logits_per_text": (2, 2),
+    "text_embeds": (2, 20),
+    "image_embeds": (2, 20),
+    "text_model_output.last_hidden_state": (2, 12, 32),
+    "text_model_output.pooler_output": (2, 20),
+    "text_model_output.hidden_states.0": (2, 12, 32),
+    "text_model_output.hidden_states.1": (2, 12, 32),
+    "text_model_output.hidden_states.2": (2, 12, 32),
+    "text_model_output.attentions.0": (2, 4, 12, 12),
+    "text_model_output.attentions.1": (2, 4, 12, 12),
+    "vision_model_output.last_hidden_state": (2, 17, 24),
+    "vision_model_output.pooler_output": (2, 20),
+    "vision_model_output.hidden_states.0": (2, 17, 24),
+    "vision_model_output.hidden_states.1": (2, 17, 24),
+    "vision_model_output.hidden_states.2": (2, 17, 24),
+    "vision_model_output.attentions.0": (2, 4, 17, 17),
+    "vision_model_output.attentions.1": (2, 4, 17, 17),
+}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+GOLDEN = {
+    "logits_per_image": (1.6381735406090026, -3.828710827622106, 2.842447770937013),
+    "logits_per_text": (1.6381735406090026, -0.08084625132634382, -0.007404104074951012),
+    "text_embeds": (0.22360679774997896, 0.03245253880001996, -0.03805352348230223),
+    "image_embeds": (0.22360679774997896, 0.16820849400213758, -0.07265782048134609),
+    "text_model_output.last_hidden_state": (
+        0.9992630408325798,
+        -0.7860213056076445,
+        -0.992087096710844,
+    ),
+    "text_model_output.pooler_output": (
+        0.892736507062722,
+        0.15030495296149898,
+        -0.14708830915172014,
+    ),
+    "vision_model_output.last_hidden_state": (
+        1.688768899904324,
+        1.3289151072562102,
+        -1.2354732233959318,
+    ),
+    "vision_model_output.pooler_output": (
+        1.2792381756144093,
+        0.9613462060804734,
+        -0.4103302202471775,
+    ),
+}
+
+
+def build_config() -> CLIPConfig:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return CLIPConfig(
+        projection_dim=20,
+        vision_config=CLIPVisionConfig(
+            hidden_size=24,
+            intermediate_size=32,
+            projection_dim=20,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=8,
+        ),
+        text_config=CLIPTextConfig(
+            vocab_size=99,
+            hidden_size=32,
+            intermediate_size=40,
+            projection_dim=20,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=48,
+            bos_token_id=4,
+            eos_token_id=3,
+        ),
+    )
+
+
+def build_model(weights: str, size: str, seed: int) -> CLIPModel:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        return CLIPModel.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+    model = CLIPModel(CLIPConfig() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: CLIPConfig, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {
+        "input_ids": ended(
+            token_ids("input_ids", shape=(2, 12), low=5, high=99, seed=seed),
+            token=config.text_config.eos_token_id,
+            lengths=(12, 9),
+        ),
+        "attention_mask": ragged_mask(lengths=(12, 9), width=12),
+        "pixel_values": normals(
+            "pixel_values",
+            shape=(2, 3, config.vision_config.image_size, config.vision_config.image_size),
+            seed=seed,
+        ),
+    }
+
+
+def test_batch_invariance(subject: Subject) -> None:
+    """Each pair of text and image alone gives the embeddings and the score that it has in the batch."""
+    for row in (0, 1):
+        alone = subject.run(subject.model, row_of(subject.inputs, row))
+        expected = {
+            name: subject.outputs[name][row : row + 1] for name in ("text_embeds", "image_embeds")
+        }
+        expected["logits_per_text"] = subject.outputs["logits_per_text"][
+            row : row + 1, row : row + 1
+        ]
+        assert_agree(alone, expected, subject.bounds, f"pair {row} alone")
+
+
+def test_loss(subject: Subject) -> None:
+    """The loss is the mean cross-entropy of finding the image of a text and the text of an image."""
+    outputs = subject.run(subject.model, subject.inputs, return_loss=True)
+    scores, pairs = outputs["logits_per_text"], torch.arange(2)
+    by_text = torch.nn.functional.cross_entropy(scores, pairs)
+    by_image = torch.nn.functional.cross_entropy(scores.T, pairs)
+    assert_loss(outputs["loss"], (by_text + by_image) / 2, subject.eps)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))

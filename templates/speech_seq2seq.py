@@ -1,0 +1,194 @@
+"""Test of Whisper: does WhisperForConditionalGeneration of transformers run here, and are its results right?
+
+A tiny model with reproducible random weights is compared with itself in fp64 and with what must
+hold between its own runs. No download, no network.
+
+    python test_hf_whisper.py [--device cuda] [--help]      or: pytest test_hf_whisper.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates._checks import (
+    test_attention_parity,
+    test_batch_invariance,
+    test_causality,
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_isolation,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+    test_tying,
+)
+from templates._compare import Tensors, assert_agree, assert_loss, flatten, row_of
+from templates._main import main, subject
+from templates._random import normals, set_weights, token_ids
+from templates._subject import Subject, generate
+
+try:
+    import torch
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+    from transformers.modeling_outputs import BaseModelOutput
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "Whisper": "title",
+    "test_hf_whisper.py": "script",
+    "WhisperConfig": "config_class",
+    "WhisperForConditionalGeneration": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "whisper"
+ARCHITECTURE = "speech_seq2seq"
+MODEL_CLASS = "WhisperForConditionalGeneration"
+CHECKPOINT = "openai/whisper-tiny"
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "logits": (2, 7, 99),
+    "decoder_hidden_states.0": (2, 7, 32),
+    "decoder_hidden_states.1": (2, 7, 32),
+    "decoder_hidden_states.2": (2, 7, 32),
+    "decoder_attentions.0": (2, 4, 7, 7),
+    "decoder_attentions.1": (2, 4, 7, 7),
+    "cross_attentions.0": (2, 4, 7, 40),
+    "cross_attentions.1": (2, 4, 7, 40),
+    "encoder_last_hidden_state": (2, 40, 32),
+    "encoder_hidden_states.0": (2, 40, 32),
+    "encoder_hidden_states.1": (2, 40, 32),
+    "encoder_hidden_states.2": (2, 40, 32),
+    "encoder_attentions.0": (2, 4, 40, 40),
+    "encoder_attentions.1": (2, 4, 40, 40),
+}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+GOLDEN = {
+    "logits": (0.9047683471442733, 0.6962982149877552, -1.2033493237473982),
+    "encoder_last_hidden_state": (1.0795779546935178, -0.967577377835568, 1.15055825165187),
+}
+
+
+def build_config() -> WhisperConfig:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return WhisperConfig(
+        vocab_size=99,
+        num_mel_bins=16,
+        encoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=40,
+        encoder_ffn_dim=40,
+        decoder_start_token_id=4,
+        d_model=32,
+        max_source_positions=40,
+        max_target_positions=48,
+        pad_token_id=3,
+        bos_token_id=3,
+        eos_token_id=3,
+        begin_suppress_tokens=[],
+    )
+
+
+def build_model(weights: str, size: str, seed: int) -> WhisperForConditionalGeneration:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        return WhisperForConditionalGeneration.from_pretrained(
+            CHECKPOINT if weights == "pretrained" else weights
+        )
+    model = WhisperForConditionalGeneration(WhisperConfig() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: WhisperConfig, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {
+        "input_features": normals(
+            "input_features",
+            shape=(2, config.num_mel_bins, config.max_source_positions * 2),
+            seed=seed,
+        ),
+        "decoder_input_ids": token_ids(
+            "decoder_input_ids", shape=(2, 7), low=5, high=99, seed=seed
+        ),
+    }
+
+
+def test_cache(subject: Subject) -> None:
+    """Decoding in pieces with the cache gives what one pass over all tokens gives in fp64."""
+    for sizes in ([3, 1, 1, 1, 1], [4, 3]):
+        cache, logits, inputs, encoded = None, [], dict(subject.inputs), None
+        for inputs["decoder_input_ids"] in subject.inputs["decoder_input_ids"].split(sizes, dim=1):
+            options = {"past_key_values": cache, "encoder_outputs": encoded, "use_cache": True}
+            with torch.no_grad():
+                step = subject.call(subject.model, inputs, **options)
+            cache, encoded = step.past_key_values, BaseModelOutput(step.encoder_last_hidden_state)
+            logits.append(step.logits.cpu().double())
+        expected = {"logits": subject.expected["logits"]}
+        what = f"decoding in pieces of {sizes}"
+        assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
+
+
+def test_generate(subject: Subject) -> None:
+    """Greedy decoding with the cache gives the same logits as without, and a row those it gives
+    alone.
+    """
+    inputs = {name: v for name, v in subject.inputs.items() if name != "decoder_input_ids"}
+    cached = generate(subject, inputs, use_cache=True)
+    assert_agree(
+        generate(subject, inputs, use_cache=False), cached, subject.bounds, "without cache"
+    )
+    alone = generate(subject, row_of(inputs, 1), use_cache=True)
+    assert_agree(alone, row_of(cached, 1), subject.bounds, "a row alone")
+
+
+def test_loss(subject: Subject) -> None:
+    """The loss is the mean cross-entropy of the labels (-100: none); the decoder reads them shifted
+    behind the start token, whether the model shifts them or the caller.
+    """
+    labels = subject.inputs["decoder_input_ids"].clone()
+    start = torch.full_like(labels[:, :1], subject.model.config.decoder_start_token_id)
+    shifted = torch.cat([start, labels[:, :-1]], 1)
+    by_caller = subject.run(subject.model, subject.inputs | {"decoder_input_ids": shifted})
+    inputs = {key: value for key, value in subject.inputs.items() if key != "decoder_input_ids"}
+    by_model = subject.run(subject.model, inputs | {"labels": labels})
+    assert_agree(
+        by_model, {"logits": by_caller["logits"]}, subject.bounds, "labels shifted by the model"
+    )
+    labels[:, 3:5] = -100
+    outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
+    logits = outputs["logits"].flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, labels.flatten())
+    assert_loss(outputs["loss"], expected, subject.eps)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))

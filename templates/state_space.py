@@ -1,0 +1,132 @@
+"""Test of Mamba: does MambaForCausalLM of transformers run here, and are its results right?
+
+A tiny model with reproducible random weights is compared with itself in fp64 and with what must
+hold between its own runs. No download, no network.
+
+    python test_hf_mamba.py [--device cuda] [--help]      or: pytest test_hf_mamba.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates._checks import (
+    test_batch_invariance,
+    test_causality,
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_generate,
+    test_golden,
+    test_gradients,
+    test_isolation,
+    test_padding_invariance,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+    test_single_token,
+    test_tying,
+)
+from templates._compare import Tensors, assert_agree, assert_loss, flatten
+from templates._main import main, subject
+from templates._random import ragged_mask, set_weights, token_ids
+from templates._subject import Subject
+
+try:
+    import torch
+    from transformers import MambaConfig, MambaForCausalLM
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "Mamba": "title",
+    "test_hf_mamba.py": "script",
+    "MambaConfig": "config_class",
+    "MambaForCausalLM": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "mamba"
+ARCHITECTURE = "state_space"
+MODEL_CLASS = "MambaForCausalLM"
+CHECKPOINT = "state-spaces/mamba-2.8b"
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ()  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS = {"output_hidden_states": True}
+OUTPUTS = {
+    "logits": (2, 12, 99),
+    "hidden_states.0": (2, 12, 32),
+    "hidden_states.1": (2, 12, 32),
+    "hidden_states.2": (2, 12, 32),
+}
+FP32_OUTPUTS: tuple[str, ...] = ("logits",)  # outputs that a bf16 model gives in fp32
+NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+GOLDEN = {"logits": (1.0815611905466538, -0.3191992743790162, 0.9575174204554507)}
+
+
+def build_config() -> MambaConfig:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return MambaConfig(vocab_size=99, hidden_size=32, state_size=6, num_hidden_layers=2)
+
+
+def build_model(weights: str, size: str, seed: int) -> MambaForCausalLM:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        return MambaForCausalLM.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+    model = MambaForCausalLM(MambaConfig() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: MambaConfig, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {
+        "input_ids": token_ids("input_ids", shape=(2, 12), low=5, high=99, seed=seed),
+        "attention_mask": ragged_mask(lengths=(12, 9), width=12),
+    }
+
+
+def test_cache(subject: Subject) -> None:
+    """Decoding token by token from the cached state gives what one pass gives in fp64."""
+    ids, state, logits = subject.inputs["input_ids"][:1], None, []  # the row without padding
+    for piece in ids.split([5, 1, 1, 1, 1, 1, 1, 1], dim=1):
+        with torch.no_grad():
+            inputs = {"input_ids": piece}
+            step = subject.call(subject.model, inputs, cache_params=state, use_cache=True)
+        state = step.cache_params
+        logits.append(step.logits.cpu().double())
+    expected = {"logits": subject.expected["logits"][:1]}
+    assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, "decoding")
+
+
+def test_loss(subject: Subject) -> None:
+    """The loss is the mean cross-entropy of each next token (label -100: none)."""
+    labels = subject.inputs["input_ids"].clone()
+    labels[:, ::3] = -100
+    outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
+    logits, following = outputs["logits"][:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    expected = torch.nn.functional.cross_entropy(logits, following)
+    assert_loss(outputs["loss"], expected, subject.eps)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))

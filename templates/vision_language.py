@@ -1,0 +1,203 @@
+"""Test of Llava: does LlavaForConditionalGeneration of transformers run here, and are its results right?
+
+A tiny model with reproducible random weights is compared with itself in fp64 and with what must
+hold between its own runs. No download, no network.
+
+    python test_hf_llava.py [--device cuda] [--help]      or: pytest test_hf_llava.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates._checks import (
+    test_attention_parity,
+    test_batch_invariance,
+    test_causality,
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_isolation,
+    test_padding_invariance,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+    test_tying,
+)
+from templates._compare import Tensors, assert_agree, assert_loss, flatten, row_of
+from templates._main import main, subject
+from templates._random import normals, ragged_mask, set_weights, token_ids, with_placeholders
+from templates._subject import Subject, generate
+
+try:
+    import torch
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "Llava": "title",
+    "test_hf_llava.py": "script",
+    "LlavaConfig": "config_class",
+    "LlavaForConditionalGeneration": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "llava"
+ARCHITECTURE = "vision_language"
+MODEL_CLASS = "LlavaForConditionalGeneration"
+CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "logits": (2, 28, 99),
+    "hidden_states.0": (2, 28, 32),
+    "hidden_states.1": (2, 28, 32),
+    "hidden_states.2": (2, 28, 32),
+    "attentions.0": (2, 4, 28, 28),
+    "attentions.1": (2, 4, 28, 28),
+    "image_hidden_states": (32, 32),
+}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+NO_GRADIENT: dict[str, str] = {
+    "model.vision_tower.encoder.layers.1.*": "the image features are those before the last layer (vision_feature_layer = -2)",
+    "model.vision_tower.post_layernorm.*": "the image features are those before the last layer (vision_feature_layer = -2)",
+}  # parameters -> why they have none
+GOLDEN = {
+    "logits": (0.968867019906983, 0.1226898891185505, -0.4264916906148828),
+    "image_hidden_states": (1.1017497049702627, 0.8736060197014053, -0.09113316306331398),
+}
+
+
+def build_config() -> LlavaConfig:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return LlavaConfig(
+        image_token_index=4,
+        image_seq_length=16,
+        vision_config=CLIPVisionConfig(
+            hidden_size=24,
+            intermediate_size=32,
+            projection_dim=20,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=8,
+            vocab_size=99,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=99,
+            hidden_size=32,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=48,
+        ),
+    )
+
+
+def build_model(weights: str, size: str, seed: int) -> LlavaForConditionalGeneration:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        return LlavaForConditionalGeneration.from_pretrained(
+            CHECKPOINT if weights == "pretrained" else weights
+        )
+    model = LlavaForConditionalGeneration(LlavaConfig() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: LlavaConfig, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {
+        "input_ids": with_placeholders(
+            token_ids(
+                "input_ids", shape=(2, config.image_seq_length + 12), low=5, high=99, seed=seed
+            ),
+            token=config.image_token_index,
+            count=config.image_seq_length,
+        ),
+        "attention_mask": ragged_mask(
+            lengths=(config.image_seq_length + 12, config.image_seq_length + 9),
+            width=config.image_seq_length + 12,
+        ),
+        "pixel_values": normals(
+            "pixel_values",
+            shape=(2, 3, config.vision_config.image_size, config.vision_config.image_size),
+            seed=seed,
+        ),
+    }
+
+
+def test_cache(subject: Subject) -> None:
+    """Reading the image and the text, then decoding with the cache, gives what one pass gives."""
+    ids, mask = subject.inputs["input_ids"], subject.inputs["attention_mask"]
+    width = ids.shape[1]
+    for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
+        cache, logits, seen = None, [], 0
+        inputs = {"pixel_values": subject.inputs["pixel_values"]}  # the first piece has the image
+        for piece in ids.split(sizes, dim=1):
+            seen += piece.shape[1]
+            inputs |= {"input_ids": piece, "attention_mask": mask[:, :seen]}
+            with torch.no_grad():
+                step = subject.call(subject.model, inputs, past_key_values=cache, use_cache=True)
+            cache, inputs = step.past_key_values, {}
+            logits.append(step.logits.cpu().double())
+        expected = {"logits": subject.expected["logits"]}
+        what = f"decoding in pieces of {sizes}"
+        assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
+
+
+def test_generate(subject: Subject) -> None:
+    """Greedy decoding with the cache gives the same logits as without, and a row those it gives
+    alone.
+    """
+    mask = torch.ones_like(subject.inputs["attention_mask"])
+    inputs = subject.inputs | {"attention_mask": mask}
+    cached = generate(subject, inputs, use_cache=True)
+    assert_agree(
+        generate(subject, inputs, use_cache=False), cached, subject.bounds, "without cache"
+    )
+    alone = generate(subject, row_of(inputs, 1), use_cache=True)
+    assert_agree(alone, row_of(cached, 1), subject.bounds, "a row alone")
+
+
+def test_loss(subject: Subject) -> None:
+    """The loss is the mean cross-entropy of each next token (label -100: none)."""
+    labels = subject.inputs["input_ids"].clone()
+    labels[:, ::3] = -100
+    outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
+    logits, following = outputs["logits"][:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    expected = torch.nn.functional.cross_entropy(logits, following)
+    assert_loss(outputs["loss"], expected, subject.eps)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
