@@ -40,7 +40,9 @@ def test_device_parity(subject: Subject) -> None:
 def test_placement(subject: Subject) -> None:
     """The requested device holds the parameters and did the work."""
     kind = torch.device(subject.device).type
-    elsewhere = {n: str(p.device) for n, p in subject.model.named_parameters() if p.device.type != kind}
+    elsewhere = {
+        n: str(p.device) for n, p in subject.model.named_parameters() if p.device.type != kind
+    }
     assert not elsewhere, f"parameters are not on {kind}: {elsewhere}"
     operators = operators_by_device(lambda: subject.run(subject.model, subject.inputs))
     share = note(operators[kind] / operators.total(), 1.0)
@@ -50,7 +52,9 @@ def test_placement(subject: Subject) -> None:
 def test_determinism(subject: Subject) -> None:
     """Two runs on the same inputs agree."""
     bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
-    assert_agree(subject.run(subject.model, subject.inputs), subject.outputs, bounds, "a second run")
+    assert_agree(
+        subject.run(subject.model, subject.inputs), subject.outputs, bounds, "a second run"
+    )
 
 
 def test_sensitivity(subject: Subject) -> None:
@@ -58,9 +62,13 @@ def test_sensitivity(subject: Subject) -> None:
     others = story.build_inputs(subject.model.config, subject.seed + 1)
     for name, value in subject.inputs.items():
         if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
-            others[name] = torch.where(torch.arange(value.shape[-1]) >= value.shape[-1] // 2, value, 0)
+            others[name] = torch.where(
+                torch.arange(value.shape[-1]) >= value.shape[-1] // 2, value, 0
+            )
         outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
-        effects = [rmse(outputs[key], v) / subject.bounds[key] for key, v in subject.outputs.items()]
+        effects = [
+            rmse(outputs[key], v) / subject.bounds[key] for key, v in subject.outputs.items()
+        ]
         effect = note(max(effects), 10)
         assert effect > 10, f"{name} changes the outputs by only {effect:.1f} times the bound"
 
@@ -155,38 +163,42 @@ def test_causality(subject: Subject) -> None:
         before = first(subject.run(subject.model, inputs), kept, width)
         after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
         what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
-        assert_agree({"logits": after["logits"]}, {"logits": before["logits"]}, subject.bounds, what)
+        assert_agree(
+            {"logits": after["logits"]}, {"logits": before["logits"]}, subject.bounds, what
+        )
 
 
 def test_generate(subject: Subject) -> None:
-    """Greedy decoding with the cache gives the same tokens and logits as without, and a row that
-    is padded on the left those of the row alone.
-    """
+    """Greedy decoding gives the same logits without the cache and without padding on the left."""
     ids = subject.inputs["input_ids"][:, :9]
     padded = torch.cat([ids[:1], torch.cat([ids[1:, :3] * 0, ids[1:, :6]], 1)])
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
     cached = generate(subject, {"input_ids": padded, "attention_mask": mask}, use_cache=True)
     uncached = generate(subject, {"input_ids": padded, "attention_mask": mask}, use_cache=False)
-    alone = generate(subject, {"input_ids": ids[1:, :6], "attention_mask": mask[1:, 3:]}, use_cache=True)
+    alone = generate(
+        subject, {"input_ids": ids[1:, :6], "attention_mask": mask[1:, 3:]}, use_cache=True
+    )
     assert_agree(uncached, cached, subject.bounds, "without the cache")
     assert_agree(alone, row_of(cached, 1), subject.bounds, "a row without its left padding")
 
 
 def test_gradients(subject: Subject) -> None:
-    """Each trainable parameter has a finite gradient that is not zero, and the slope along a
-    random direction is that of the fp64 reference by finite differences.
-    """
+    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
     model, slopes, dead = subject.model, [], set()
     subject.objective(model).backward()
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and (parameter.grad is None or not 0 < rms(parameter.grad) < float("inf")):
+        if parameter.requires_grad and (
+            parameter.grad is None or not 0 < rms(parameter.grad) < float("inf")
+        ):
             dead.add(name)
         elif parameter.requires_grad:
             direction = normals(f"direction {name}", parameter.shape).double()
             slopes.append((parameter.grad.double().cpu() * direction).sum())
     model.zero_grad()
-    excused = {name for name in dead for pattern in story.NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
+    excused = {
+        name for name in dead for pattern in story.NO_GRADIENT if fnmatch.fnmatch(name, pattern)
+    }
     assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
     slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
     bound = 1e3 * subject.eps * torch.stack(slopes).norm().item()
@@ -210,7 +222,9 @@ def test_isolation(subject: Subject) -> None:
 
     def state() -> dict[str, object]:
         classes = {type(module) for module in model.modules()}
-        attributes = {(c, k): v for c in classes for k, v in vars(c).items() if isinstance(v, plain)}
+        attributes = {
+            (c, k): v for c in classes for k, v in vars(c).items() if isinstance(v, plain)
+        }
         return {
             "inputs": {name: value.tolist() for name, value in inputs.items()},
             "configuration": model.config.to_dict(),

@@ -52,8 +52,8 @@ def describe_device(device: str) -> dict[str, Any]:
     if Path("/proc/cpuinfo").exists():
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     else:  # macOS says "hw.optional.neon: 1"; elsewhere there is no sysctl
-        command = "sysctl machdep.cpu.brand_string hw.optional 2>&1"
-        text = subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+        command = "sysctl machdep.cpu.brand_string hw.optional"
+        text = subprocess.getoutput(command)
         text = re.sub(r"hw\.optional\.(?:arm\.)?(?:FEAT_)?(\w+): 1", r"\1", text)
     name = re.search(r"(?:model name\s*|brand_string): (.+)", text)
     # ARM's "asimd" is what everybody else calls NEON.

@@ -7,6 +7,7 @@ import datetime
 import difflib
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -56,7 +57,9 @@ def main(namespace: dict[str, Any]) -> int:
     print(f"{banner}  {story.MODEL_CLASS} on {device}")
     subject = Subject(device, options.dtype, options.weights, options.size, options.seed)
     if story.MISSING or away:
-        status, reason = "skip" if away else "mock" if missing else "error", away or str(story.MISSING)
+        status, reason = "skip" if away else "mock" if missing else "error", away or str(
+            story.MISSING
+        )
         results = [result(name, status, reason) for name in options.checks]
         print(f"  {status} {', '.join(options.checks)}\n  {reason}")
     else:
@@ -89,7 +92,9 @@ def parse_arguments(description: str, checks: list[str]) -> argparse.Namespace:
     """The options of the command line; `checks` names what there is."""
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=style)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, xpu or mps; default: the best there is")
+    parser.add_argument(
+        "--device", help="cpu, cuda, cuda:1, xpu or mps; default: the best there is"
+    )
     parser.add_argument("--weights", default="random", help="random, pretrained or a folder")
     parser.add_argument("--size", default="tiny", choices=["tiny", "full"])
     parser.add_argument("--checks", help="names with commas between; default: all")
@@ -130,7 +135,10 @@ def run_check(name: str, check: Callable[[Subject], None], subject: Subject) -> 
     worst = max(MEASURED, key=lambda pair: pair[0] / (pair[1] or math.inf), default=(None, None))
     value, bound = MEASURED[-1] if MEASURED and status == "fail" else worst
     measured = f"{value:.1e} / {bound:.1e}" if MEASURED else ""
-    print(f"  {status:5} {name:20} {measured:19} {seconds:6.2f} s  {reason or ''}".rstrip(), flush=True)
+    print(
+        f"  {status:5} {name:20} {measured:19} {seconds:6.2f} s  {reason or ''}".rstrip(),
+        flush=True,
+    )
     return result(name, status, reason, seconds, value, bound)
 
 
@@ -161,7 +169,7 @@ def measure(subject: Subject) -> dict[str, Any]:
             subject.run(model, subject.inputs)
     except Exception:  # the checks have told why it does not run
         return found
-    seconds = [after - before for before, after in zip(times, times[1:], strict=False)]
+    seconds = [after - before for before, after in itertools.pairwise(times)]
     found |= dict(zip(names, seconds[:2], strict=False)) | {"latency_seconds": seconds[2:]}
     kind = subject.device.partition(":")[0]
     if kind in ("cuda", "xpu"):
@@ -177,7 +185,15 @@ def measure(subject: Subject) -> dict[str, Any]:
 def environment() -> dict[str, Any]:
     """Versions and platform; None for a package that is not installed."""
     packages: dict[str, str | None] = {}
-    for name in ("torch", "transformers", "numpy", "tokenizers", "safetensors", "torchvision", "timm"):
+    for name in (
+        "torch",
+        "transformers",
+        "numpy",
+        "tokenizers",
+        "safetensors",
+        "torchvision",
+        "timm",
+    ):
         try:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -195,7 +211,9 @@ def print_environment(record: dict[str, Any]) -> None:
     print(f"{passed} of {len(checks)} checks passed in {record['seconds']:.1f} s")
     print("--- environment, for a bug report ---")
     print(f"{record['script']['name']}, sha256 {record['script']['sha256']}, seed {record['seed']}")
-    print(f"{record['model_class']}, {record['weights']} weights, {record['size']}, {record['dtype']}")
+    print(
+        f"{record['model_class']}, {record['weights']} weights, {record['size']}, {record['dtype']}"
+    )
     print(f"{device['requested']}: {device['name']} {device['driver'] or ''} {device['features']}")
     print(f"Python {found['python']}, {versions}")
     print(f"{found['platform']}, {found['threads']} threads")

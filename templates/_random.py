@@ -20,7 +20,8 @@ def hashes(name: str, seed: int, start: int, count: int) -> numpy.ndarray:
     )
     state = (state ^ (state >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
-    return state ^ (state >> numpy.uint64(31))
+    hashed: numpy.ndarray = state ^ (state >> numpy.uint64(31))
+    return hashed
 
 
 def normals(name: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -32,12 +33,16 @@ def normals(name: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     parts = [torch.empty(0)]
     for start in range(0, count, block):
         bits = hashes(name, seed, start, min(block, count - start))
-        total = sum(((bits >> numpy.uint64(k)) & numpy.uint64(0xFFFF)).astype("f8") for k in (0, 16, 32, 48))
-        parts.append(torch.from_numpy(((total - 131070) / 65536 * math.sqrt(3)).astype("f4")))
+        total = sum((bits >> numpy.uint64(k)) % numpy.uint64(1 << 16) for k in (0, 16, 32, 48))
+        parts.append(
+            torch.from_numpy(((total.astype("f8") - 131070) / 65536 * math.sqrt(3)).astype("f4"))
+        )
     return torch.cat(parts).reshape(shape)
 
 
-def token_ids(name: str, shape: tuple[int, ...], low: int, high: int, seed: int = 0) -> torch.Tensor:
+def token_ids(
+    name: str, shape: tuple[int, ...], low: int, high: int, seed: int = 0
+) -> torch.Tensor:
     """Token ids in [low, high), int64; special ids lie below `low`."""
     bits = hashes(name, seed, 0, math.prod(shape))
     return torch.from_numpy((bits % numpy.uint64(high - low)).astype("i8") + low).reshape(shape)
@@ -52,7 +57,8 @@ def ragged_pixels(sizes: tuple[tuple[int, int], ...]) -> torch.Tensor:
     """Pixel mask, int64 (rows, height, width): row r shows an image of `sizes[r]` in its corner."""
     height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
     rows = [
-        (torch.arange(height)[:, None] < size[0]) & (torch.arange(width) < size[1]) for size in sizes
+        (torch.arange(height)[:, None] < size[0]) & (torch.arange(width) < size[1])
+        for size in sizes
     ]
     return torch.stack(rows).long()
 

@@ -1,7 +1,7 @@
 """Stands for the script itself in code that templates share.
 
-Shared code says `story.GOLDEN` for the constant of the template that uses it; in a generated script,
-where both stand in one file, the generator writes plain `GOLDEN`.
+Shared code says `story.GOLDEN` for the constant of the template that uses it; in a generated
+script, where both stand in one file, the generator writes plain `GOLDEN`.
 """
 
 from __future__ import annotations

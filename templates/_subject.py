@@ -20,14 +20,21 @@ class Subject:
     """The model under test, what it should give, how far it may be off; built when first used."""
 
     def __init__(
-        self, device: str, dtype: str = "float32", weights: str = "random", size: str = "tiny", seed: int = 0
+        self,
+        device: str,
+        dtype: str = "float32",
+        weights: str = "random",
+        size: str = "tiny",
+        seed: int = 0,
     ) -> None:
         self.device, self.dtype = device, dtype
         self.weights, self.size, self.seed = weights, size, seed
 
     def build(self, attention: str = "eager", dtype: str = "float32") -> Any:
-        """A new model on the CPU. In half precision it is loaded as users load it:
-        `from_pretrained(dtype=...)` keeps in fp32 what must stay so (rotary frequencies, some norms).
+        """A new model on the CPU.
+
+        In half precision it is loaded as users load it: `from_pretrained(dtype=...)` keeps in fp32
+        what must stay so (rotary frequencies, some norms).
         """
         torch.manual_seed(self.seed)
         model = story.build_model(self.weights, self.size, self.seed).eval()
@@ -49,7 +56,9 @@ class Subject:
         kind = getattr(torch, dtype)
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            loaded, report = type(model).from_pretrained(folder, dtype=kind, output_loading_info=True)
+            loaded, report = type(model).from_pretrained(
+                folder, dtype=kind, output_loading_info=True
+            )
         if model.config._attn_implementation in story.ATTENTIONS[1:]:
             loaded.set_attn_implementation(model.config._attn_implementation)
         return loaded.eval().to(model.device), report
@@ -84,8 +93,10 @@ class Subject:
 
     @cached_property
     def bounds(self) -> dict[str, float]:
-        """Per output the RMSE that rounding explains: twice what a plain CPU run in this type costs
-        (three times in half precision), itself bounded, plus a floor of some roundings.
+        """Per output the RMSE that rounding explains.
+
+        It is twice what a plain CPU run in this type costs (three times in half precision), that
+        cost itself bounded, plus a floor of some roundings.
         """
         plain, eps = self.run(self.build(dtype=self.dtype), self.inputs), self.eps
         factor, most, floor = (2, 1e-4, 8 * eps) if eps < 1e-6 else (3, 0.1, eps)
@@ -97,7 +108,9 @@ class Subject:
     def call(self, model: Any, inputs: Tensors, **options: Any) -> Any:
         """Call `model` on `inputs` moved to its device and floating point type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
-        floating = {name: model.dtype for name, value in inputs.items() if value.is_floating_point()}
+        floating = {
+            name: model.dtype for name, value in inputs.items() if value.is_floating_point()
+        }
         placed = {name: v.to(model.device, floating.get(name)) for name, v in inputs.items()}
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
             return model(**placed, **options)
@@ -106,10 +119,13 @@ class Subject:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
         with torch.no_grad():
             found = flatten(self.call(model, inputs, **options))
-        return {n: v.to("cpu", torch.float64 if v.is_floating_point() else None) for n, v in found.items()}
+        return {
+            n: v.to("cpu", torch.float64 if v.is_floating_point() else None)
+            for n, v in found.items()
+        }
 
     def objective(self, model: Any) -> torch.Tensor:
-        """A scalar that depends on every floating point output: a projection on random directions."""
+        """A scalar that depends on every floating point output: projections on directions."""
         total = torch.zeros((), dtype=torch.float64)
         for name, value in flatten(self.call(model, self.inputs)).items():
             if value.is_floating_point():
@@ -137,15 +153,19 @@ def on_each_operator(handle: Callable[..., Any]) -> Any:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Mode(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             return handle(func, *args, **(kwargs or {}))
 
-    return Mode()
+    return Mode()  # type: ignore[no-untyped-call]
 
 
 def fp64_throughout() -> Any:
-    """A context in which a cast to fp32 casts to fp64: many models compute norms, rotations or
-    logits in fp32 whatever their type, which would spoil the reference.
+    """A context in which a cast to fp32 casts to fp64.
+
+    Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
+    spoil the reference.
     """
 
     def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:

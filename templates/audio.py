@@ -1,9 +1,10 @@
-"""Test of Wav2Vec2: does Wav2Vec2ForCTC of transformers run here, and are its results right?
+"""Test of Wav2Vec2: does it run here, and are its results right?
 
-A tiny model with reproducible random weights is compared with itself in fp64 and with what must
-hold between its own runs. No download, no network.
+Wav2Vec2ForCTC of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
 
-    python test_hf_wav2vec2.py [--device cuda] [--help]      or: pytest test_hf_wav2vec2.py
+    python test_hf_wav2vec2.py [--device cuda] [--help]
+    pytest test_hf_wav2vec2.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
 installed: nothing was tested), 4 the device is not there.
@@ -67,7 +68,7 @@ CHECKPOINT = "facebook/wav2vec2-base-960h"
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 9, 32),
     "hidden_states.0": (2, 9, 32),
@@ -78,7 +79,7 @@ OUTPUTS = {
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 NO_GRADIENT: dict[str, str] = {
-    "wav2vec2.masked_spec_embed": "stands in for masked time steps; masking happens in training only"
+    "wav2vec2.masked_spec_embed": "time steps are masked in training only"
 }  # parameters -> why they have none
 GOLDEN = {"logits": (1.4020501120774846, -1.4669906474396157, 0.06975521593640344)}
 

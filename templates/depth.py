@@ -1,9 +1,10 @@
-"""Test of DPT: does DPTForDepthEstimation of transformers run here, and are its results right?
+"""Test of DPT: does it run here, and are its results right?
 
-A tiny model with reproducible random weights is compared with itself in fp64 and with what must
-hold between its own runs. No download, no network.
+DPTForDepthEstimation of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
 
-    python test_hf_dpt.py [--device cuda] [--help]      or: pytest test_hf_dpt.py
+    python test_hf_dpt.py [--device cuda] [--help]
+    pytest test_hf_dpt.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
 installed: nothing was tested), 4 the device is not there.
@@ -67,7 +68,7 @@ CHECKPOINT = "Intel/dpt-large"
 SEED = 3  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "predicted_depth": (2, 64, 64),
     "hidden_states.0": (2, 17, 24),
@@ -83,7 +84,7 @@ OUTPUTS = {
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 NO_GRADIENT: dict[str, str] = {
     "dpt.layernorm.*": "the neck takes the hidden states before the last norm",
-    "neck.fusion_stage.layers.0.residual_layer1.*": "the first fusion layer has nothing to fuse with, so its first residual layer does not run",
+    "neck.fusion_stage.layers.0.residual_layer1.*": "the first fusion layer fuses nothing",
 }  # parameters -> why they have none
 GOLDEN = {"predicted_depth": (2.2434760571208057, 1.4193203339770704, -2.4115642429993884)}
 

@@ -1,9 +1,10 @@
-"""Test of Detr: does DetrForObjectDetection of transformers run here, and are its results right?
+"""Test of Detr: does it run here, and are its results right?
 
-A tiny model with reproducible random weights is compared with itself in fp64 and with what must
-hold between its own runs. No download, no network.
+DetrForObjectDetection of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
 
-    python test_hf_detr.py [--device cuda] [--help]      or: pytest test_hf_detr.py
+    python test_hf_detr.py [--device cuda] [--help]
+    pytest test_hf_detr.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
 installed: nothing was tested), 4 the device is not there.
@@ -67,7 +68,7 @@ CHECKPOINT = "facebook/detr-resnet-50"
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 7, 6),
     "pred_boxes": (2, 7, 4),
@@ -88,7 +89,7 @@ OUTPUTS = {
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 NO_GRADIENT: dict[str, str] = {
-    "model.decoder.layers.0.self_attn.v_proj.weight": "the decoder starts from zeros, which are the values of the first self-attention"
+    "model.decoder.layers.0.self_attn.v_proj.weight": "the decoder starts from zeros"
 }  # parameters -> why they have none
 GOLDEN = {
     "logits": (0.8541638657099108, -0.07341967437947942, -0.3297860848246286),
@@ -163,7 +164,7 @@ def test_loss(subject: Subject) -> None:
     outputs = subject.run(subject.model, subject.inputs, labels=labels)
     logits, found = outputs["logits"], outputs["pred_boxes"]
     targets = torch.full(logits.shape[:2], config.num_labels)  # the last class is "no object"
-    distance = overlap = 0.0
+    distance = overlap = torch.zeros((), dtype=torch.float64)
     for row, box in enumerate(boxes.cpu().double()):
         far, near = (found[row] - box).abs().sum(-1), generalized_iou(box, found[row])
         chance = logits[row].softmax(-1)[:, classes[row]]

@@ -1,9 +1,10 @@
-"""Test of CLIP: does CLIPModel of transformers run here, and are its results right?
+"""Test of CLIP: does it run here, and are its results right?
 
-A tiny model with reproducible random weights is compared with itself in fp64 and with what must
-hold between its own runs. No download, no network.
+CLIPModel of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
 
-    python test_hf_clip.py [--device cuda] [--help]      or: pytest test_hf_clip.py
+    python test_hf_clip.py [--device cuda] [--help]
+    pytest test_hf_clip.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
 installed: nothing was tested), 4 the device is not there.
@@ -67,7 +68,7 @@ CHECKPOINT = "openai/clip-vit-base-patch32"
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits_per_image": (2, 2),
     "logits_per_text": (2, 2),
@@ -172,20 +173,17 @@ def build_inputs(config: CLIPConfig, seed: int) -> Tensors:
 
 
 def test_batch_invariance(subject: Subject) -> None:
-    """Each pair of text and image alone gives the embeddings and the score that it has in the batch."""
+    """Each pair of text and image alone gives its embeddings and score of the batch."""
     for row in (0, 1):
         alone = subject.run(subject.model, row_of(subject.inputs, row))
-        expected = {
-            name: subject.outputs[name][row : row + 1] for name in ("text_embeds", "image_embeds")
-        }
-        expected["logits_per_text"] = subject.outputs["logits_per_text"][
-            row : row + 1, row : row + 1
-        ]
+        outputs = row_of(subject.outputs, row)
+        expected = {name: outputs[name] for name in ("text_embeds", "image_embeds")}
+        expected["logits_per_text"] = outputs["logits_per_text"][:, row : row + 1]
         assert_agree(alone, expected, subject.bounds, f"pair {row} alone")
 
 
 def test_loss(subject: Subject) -> None:
-    """The loss is the mean cross-entropy of finding the image of a text and the text of an image."""
+    """The loss is the mean cross-entropy of finding each text's image and each image's text."""
     outputs = subject.run(subject.model, subject.inputs, return_loss=True)
     scores, pairs = outputs["logits_per_text"], torch.arange(2)
     by_text = torch.nn.functional.cross_entropy(scores, pairs)

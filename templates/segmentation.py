@@ -1,9 +1,10 @@
-"""Test of Segformer: does SegformerForSemanticSegmentation of transformers run here, and are its results right?
+"""Test of Segformer: does it run here, and are its results right?
 
-A tiny model with reproducible random weights is compared with itself in fp64 and with what must
-hold between its own runs. No download, no network.
+SegformerForSemanticSegmentation of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
 
-    python test_hf_segformer.py [--device cuda] [--help]      or: pytest test_hf_segformer.py
+    python test_hf_segformer.py [--device cuda] [--help]
+    pytest test_hf_segformer.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
 installed: nothing was tested), 4 the device is not there.
@@ -67,7 +68,7 @@ CHECKPOINT = "ByteDance-Seed/Seed-OSS-36B-Instruct"
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 5, 24, 16),
     "hidden_states.0": (2, 8, 24, 16),
@@ -117,8 +118,8 @@ def test_loss(subject: Subject) -> None:
     labels = token_ids("labels", shape=(2, *pixels.shape[2:]), low=0, high=5)
     labels[:, :7] = 255
     outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
-    size = {"size": labels.shape[1:], "mode": "bilinear", "align_corners": False}
-    logits = torch.nn.functional.interpolate(outputs["logits"], **size)
+    scale_up = torch.nn.Upsample(labels.shape[1:], mode="bilinear", align_corners=False)
+    logits = scale_up(outputs["logits"])
     expected = torch.nn.functional.cross_entropy(logits, labels, ignore_index=255)
     assert_loss(outputs["loss"], expected, subject.eps)
 

@@ -1,9 +1,10 @@
-"""Test of Whisper: does WhisperForConditionalGeneration of transformers run here, and are its results right?
+"""Test of Whisper: does it run here, and are its results right?
 
-A tiny model with reproducible random weights is compared with itself in fp64 and with what must
-hold between its own runs. No download, no network.
+WhisperForConditionalGeneration of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
 
-    python test_hf_whisper.py [--device cuda] [--help]      or: pytest test_hf_whisper.py
+    python test_hf_whisper.py [--device cuda] [--help]
+    pytest test_hf_whisper.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
 installed: nothing was tested), 4 the device is not there.
@@ -70,7 +71,7 @@ CHECKPOINT = "openai/whisper-tiny"
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 7, 99),
     "decoder_hidden_states.0": (2, 7, 32),
@@ -158,9 +159,7 @@ def test_cache(subject: Subject) -> None:
 
 
 def test_generate(subject: Subject) -> None:
-    """Greedy decoding with the cache gives the same logits as without, and a row those it gives
-    alone.
-    """
+    """Greedy decoding gives the same logits without the cache, and for each row alone."""
     inputs = {name: v for name, v in subject.inputs.items() if name != "decoder_input_ids"}
     cached = generate(subject, inputs, use_cache=True)
     assert_agree(
@@ -171,8 +170,9 @@ def test_generate(subject: Subject) -> None:
 
 
 def test_loss(subject: Subject) -> None:
-    """The loss is the mean cross-entropy of the labels (-100: none); the decoder reads them shifted
-    behind the start token, whether the model shifts them or the caller.
+    """The loss is the mean cross-entropy of the labels (-100: none).
+
+    The decoder reads them behind the start token, whether the model shifts them or the caller.
     """
     labels = subject.inputs["decoder_input_ids"].clone()
     start = torch.full_like(labels[:, :1], subject.model.config.decoder_start_token_id)

@@ -1,9 +1,10 @@
-"""Test of Mamba: does MambaForCausalLM of transformers run here, and are its results right?
+"""Test of Mamba: does it run here, and are its results right?
 
-A tiny model with reproducible random weights is compared with itself in fp64 and with what must
-hold between its own runs. No download, no network.
+MambaForCausalLM of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
 
-    python test_hf_mamba.py [--device cuda] [--help]      or: pytest test_hf_mamba.py
+    python test_hf_mamba.py [--device cuda] [--help]
+    pytest test_hf_mamba.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
 installed: nothing was tested), 4 the device is not there.
@@ -71,7 +72,7 @@ CHECKPOINT = "state-spaces/mamba-2.8b"
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS = {"output_hidden_states": True}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True}
 OUTPUTS = {
     "logits": (2, 12, 99),
     "hidden_states.0": (2, 12, 32),

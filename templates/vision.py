@@ -1,9 +1,10 @@
-"""Test of ViT: does ViTForImageClassification of transformers run here, and are its results right?
+"""Test of ViT: does it run here, and are its results right?
 
-A tiny model with reproducible random weights is compared with itself in fp64 and with what must
-hold between its own runs. No download, no network.
+ViTForImageClassification of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
 
-    python test_hf_vit.py [--device cuda] [--help]      or: pytest test_hf_vit.py
+    python test_hf_vit.py [--device cuda] [--help]
+    pytest test_hf_vit.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
 installed: nothing was tested), 4 the device is not there.
@@ -67,7 +68,7 @@ CHECKPOINT = "google/vit-base-patch16-224"
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 5),
     "hidden_states.0": (2, 17, 24),

@@ -1,9 +1,10 @@
-"""Test of Llava: does LlavaForConditionalGeneration of transformers run here, and are its results right?
+"""Test of Llava: does it run here, and are its results right?
 
-A tiny model with reproducible random weights is compared with itself in fp64 and with what must
-hold between its own runs. No download, no network.
+LlavaForConditionalGeneration of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
 
-    python test_hf_llava.py [--device cuda] [--help]      or: pytest test_hf_llava.py
+    python test_hf_llava.py [--device cuda] [--help]
+    pytest test_hf_llava.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
 installed: nothing was tested), 4 the device is not there.
@@ -75,7 +76,7 @@ CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 28, 99),
     "hidden_states.0": (2, 28, 32),
@@ -87,8 +88,8 @@ OUTPUTS = {
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 NO_GRADIENT: dict[str, str] = {
-    "model.vision_tower.encoder.layers.1.*": "the image features are those before the last layer (vision_feature_layer = -2)",
-    "model.vision_tower.post_layernorm.*": "the image features are those before the last layer (vision_feature_layer = -2)",
+    "model.vision_tower.encoder.layers.1.*": "vision_feature_layer is -2: the last layer is unused",
+    "model.vision_tower.post_layernorm.*": "vision_feature_layer is -2: the last layer is unused",
 }  # parameters -> why they have none
 GOLDEN = {
     "logits": (0.968867019906983, 0.1226898891185505, -0.4264916906148828),
@@ -176,9 +177,7 @@ def test_cache(subject: Subject) -> None:
 
 
 def test_generate(subject: Subject) -> None:
-    """Greedy decoding with the cache gives the same logits as without, and a row those it gives
-    alone.
-    """
+    """Greedy decoding gives the same logits without the cache, and for each row alone."""
     mask = torch.ones_like(subject.inputs["attention_mask"])
     inputs = subject.inputs | {"attention_mask": mask}
     cached = generate(subject, inputs, use_cache=True)

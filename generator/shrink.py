@@ -1,0 +1,212 @@
+"""Tiny configurations: the defaults of a configuration class, field by field made small.
+
+Sizes that a model couples stay equal, all others differ, so that two swapped dimensions show as
+an error and not as a pass. The text, vision and audio parts of a composite get different widths.
+The result is literal data (a dict with the configuration class under "class"), never an object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+Tree = dict[str, Any]
+
+VOCABULARY = 99
+HEADS = 4
+WIDTHS = {"text": 32, "vision": 24, "audio": 32}  # all divisible by HEADS
+SPECIAL_IDS_END = 5  # special token ids lie below, tokens are drawn from here on
+
+
+def modality(name: str, fields: Tree) -> str:
+    """Text, vision or audio, by the name of a configuration class and its fields."""
+    if re.search(r"Vision|Image|ViT", name) or {"image_size", "patch_size"} & fields.keys():
+        return "vision"
+    if re.search(r"Audio|Speech|Encodec", name) or "num_mel_bins" in fields:
+        return "audio"
+    return "text"
+
+
+def default_fields(config_class: type) -> Tree:
+    """The fields that `config_class` adds to those of every configuration, with their defaults."""
+    from transformers import PreTrainedConfig
+
+    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    found = {}
+    for field in dataclasses.fields(config_class):
+        if field.name in common or field.name.startswith("_"):
+            continue
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return found
+
+
+def sub_configs(config_class: Any) -> dict[str, tuple[type, Tree, bool]]:
+    """Sub-configurations by field: class, default arguments, and whether they may be absent."""
+    from transformers import CONFIG_MAPPING
+
+    found = {}
+    for name, spec in config_class.sub_configs_defaults.items():
+        known = spec.model_type in CONFIG_MAPPING
+        sub_class = CONFIG_MAPPING[spec.model_type] if known else spec.config_class
+        arguments = {key: v for key, v in spec.init_kwargs.items() if key != "model_type"}
+        found[name] = (sub_class, arguments, spec.optional)
+    return found
+
+
+def scaled(sizes: list[int], smallest: int = 8) -> list[int]:
+    """Sizes of stages over a common divisor: their ratios stay, the smallest is at least 8."""
+    common = math.gcd(*sizes)
+    divisors = [d for d in range(1, common + 1) if common % d == 0 and min(sizes) // d >= smallest]
+    return [size // max(divisors, default=1) for size in sizes]
+
+
+Rule = Callable[[Any, str], Any]  # (default, modality) -> tiny value
+
+
+def at_most(value: int) -> Rule:
+    """A rule that gives `value`, or the default where that is smaller already."""
+    return lambda default, _: min(default, value)
+
+
+def width_plus(more: int) -> Rule:
+    """A rule that gives the hidden size of the modality plus `more`."""
+    return lambda _, modality: WIDTHS[modality] + more
+
+
+# Field name -> rule for integer fields; the first that matches counts.
+RULES: tuple[tuple[str, Rule], ...] = (
+    (r"vocab_size", at_most(VOCABULARY)),
+    (r"num_key_value_heads|num_kv_heads", at_most(HEADS // 2)),
+    (r"(\w+_)?num_attention_heads|num_heads|n_head|(en|de)coder_attention_heads", at_most(HEADS)),
+    (r"head_dim|d_kv", at_most(12)),
+    (r"hidden_size|d_model|n_embd|hidden_dim", width_plus(0)),
+    (r"encoder_hidden_size", at_most(WIDTHS["vision"])),
+    (r"(\w+_)?intermediate_size|\w*ffn_dim|d_ff|n_inner", width_plus(8)),
+    (r"projection_dim", at_most(20)),
+    (r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layer|(en|de)coder_layers", at_most(2)),
+    (r"(\w+_)?max_position_embeddings|n_positions|max_(target|text)_positions", at_most(48)),
+    (r"max_source_positions", at_most(40)),
+    (r"num_mel_bins", at_most(16)),
+    (r"image_size", at_most(32)),
+    (r"patch_size", at_most(8)),
+    (r"num_frames", at_most(4)),
+    (r"window_size", at_most(2)),
+    (r"embed_dim", at_most(12)),
+    (r"(fusion|decoder)_hidden_size", at_most(16)),
+    (r"embedding_size", at_most(8)),
+    (r"num_conv_pos_embeddings", at_most(16)),
+    (r"num_conv_pos_embedding_groups", at_most(4)),
+    (r"num_(local_)?experts", at_most(4)),
+    (r"state_size", at_most(6)),
+    (r"num_queries", at_most(7)),
+    (r"prediction_length", at_most(6)),
+    (r"num_filters", at_most(4)),
+    (r"codebook_size", at_most(32)),
+)
+# The same for fields that hold a list of integers, one for each stage or layer.
+LIST_RULES: tuple[tuple[str, Rule], ...] = (
+    (
+        r"depths",
+        lambda default, _: [min(depth, 2) for depth in default],
+    ),  # windows shift in the 2nd
+    (r"num_heads", lambda default, _: scaled(default, 1)),
+    (r"(\w+_)?hidden_sizes", lambda default, _: scaled(default)),
+    (r"conv_dim", lambda default, _: [16] * len(default)),
+    (r"\w*out_indices", lambda default, _: [*range(len(default))]),
+)
+
+
+def shrink(
+    config_class: type,
+    overrides: Tree | None = None,
+    arguments: Tree | None = None,
+    special: dict[int, int] | None = None,
+) -> Tree:
+    """The literal arguments that make `config_class` tiny: {"class": name, field: value, ...}.
+
+    Args:
+        config_class: a configuration class of transformers.
+        overrides: hand-made values that replace those of the rules; nested for sub-configurations.
+        arguments: values that a composite gives the class in place of the class's own defaults.
+        special: special token ids given out so far, default id -> tiny id; shared by the parts of
+            a composite, so that a token keeps one id in all of them.
+    """
+    overrides, arguments = dict(overrides or {}), dict(arguments or {})
+    special = {} if special is None else special
+    defaults, subs = default_fields(config_class), sub_configs(config_class)
+    kind = modality(config_class.__name__, defaults)
+    tree: Tree = {"class": config_class.__name__}
+    for name, default in {**defaults, **arguments}.items():
+        if name not in overrides and name not in subs:
+            value = tiny_value(name, default, kind, special)
+            if value != defaults.get(name) and value != listed(defaults.get(name)):
+                tree[name] = value
+            if (
+                name.endswith("out_indices") and value
+            ):  # as many layers as feature maps are taken from
+                tree["num_hidden_layers"] = len(value)
+    for name, (sub_class, sub_arguments, optional) in subs.items():
+        own = overrides.pop(name, None)
+        if own is not None or not optional:
+            name_of_class = (own or {}).pop("class", sub_class.__name__)
+            tree[name] = shrink(class_of_transformers(name_of_class), own, sub_arguments, special)
+    return tree | overrides
+
+
+def tiny_value(name: str, default: Any, kind: str, special: dict[int, int]) -> Any:
+    """The tiny value of one field, or its default."""
+    if re.fullmatch(r"\w*token_(id|index)", name) and isinstance(default, int):
+        return special_id(default, special)
+    if re.fullmatch(r"(begin_)?suppress_tokens", name) and default is not None:
+        return []
+    if re.fullmatch(r"num_(key_value|kv)_heads", name):
+        return HEADS // 2  # grouped queries, also where the default has as many as query heads
+    if (
+        isinstance(default, (list, tuple))
+        and default
+        and all(type(size) is int for size in default)
+    ):
+        rules, default = LIST_RULES, list(default)
+    else:
+        rules = RULES if type(default) is int else ()
+    for pattern, rule in rules:
+        if re.fullmatch(pattern, name):
+            return rule(default, kind)
+    return default
+
+
+def listed(value: Any) -> Any:
+    """A tuple as a list, as TOML has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def special_id(default: int, special: dict[int, int]) -> int:
+    """The tiny id of a special token: the default where that is low, else the last free low one."""
+    if default not in special:
+        free = [k for k in range(SPECIAL_IDS_END) if k not in special.values()]
+        special[default] = default if default < SPECIAL_IDS_END else free[-1]
+    return special[default]
+
+
+def class_of_transformers(name: str) -> type:
+    """The class of transformers with this name."""
+    import transformers
+
+    found: type = getattr(transformers, name)
+    return found
+
+
+def instantiate(tree: Tree) -> Any:
+    """The configuration object that `tree` describes."""
+    arguments = {
+        key: instantiate(value) if isinstance(value, dict) and "class" in value else value
+        for key, value in tree.items()
+        if key != "class"
+    }
+    return class_of_transformers(tree["class"])(**arguments)
