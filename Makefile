@@ -29,7 +29,8 @@ check: .venv/ready ## fail if fixed_tests is not what regenerate would write
 discover: .venv/ready ## learn the facts of the installed transformers (slow)
 	$(NOX) -s discover -- $(ARGS)
 
-test: .venv/ready ## test the generator, the tools and the templates
+test: .venv/ready ## lint, types, drift, and the tests of generator, tools and templates
+	$(NOX) -s lint check
 	$(NOX) -s tests -- $(ARGS)
 
 lint: .venv/ready ## check style, formatting, types, spelling and schemas

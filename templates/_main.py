@@ -7,6 +7,7 @@ import datetime
 import difflib
 import hashlib
 import importlib.metadata
+import importlib.util
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from templates import _story as story
 from templates._compare import MEASURED
@@ -45,77 +47,67 @@ def main(namespace: dict[str, Any]) -> int:
     checks = {name[5:]: check for name, check in namespace.items() if name.startswith("test_")}
     options = parse_arguments(namespace["__doc__"], [*checks])
     if options.list:
-        print("\n".join(checks))
+        print(*checks, sep="\n")
         return 0
-    missing = [story.MISSING.name] if isinstance(story.MISSING, ModuleNotFoundError) else []
+    unknown = isinstance(story.MISSING, ModuleNotFoundError)
+    missing = [str(story.MISSING.name)] if unknown else []
     device = options.device or ("cpu" if story.MISSING else available_devices()[0])
     away = None if story.MISSING else why_unavailable(device)
-    facts: dict[str, Any] = {"requested": device, "observed": None, "name": None, "driver": None}
-    facts |= {"software": False, "features": [], "memory_bytes": None}
-    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     banner = "⛔ NOT THERE" if away else "🔷 MOCK" if missing else "🚀 REAL"
     print(f"{banner}  {story.MODEL_CLASS} on {device}")
+    facts: dict[str, Any] = {"observed": None, "name": None, "driver": None, "software": False}
+    facts |= {"requested": device, "features": [], "memory_bytes": None}
+    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     subject = Subject(device, options.dtype, options.weights, options.size, options.seed)
-    if story.MISSING or away:
-        status, reason = "skip" if away else "mock" if missing else "error", away or str(
-            story.MISSING
-        )
-        results = [result(name, status, reason) for name in options.checks]
-        print(f"  {status} {', '.join(options.checks)}\n  {reason}")
+    if why_not := away or story.MISSING:
+        status = "skip" if away else "mock" if missing else "error"
+        results = [outcome(name, status, str(why_not)) for name in options.checks]
+        print(f"  {status}: {why_not}")
     else:
-        quiet()
-        facts |= {"observed": device, **describe_device(device)}
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        facts |= {"observed": device} | describe_device(device)
         results = [run_check(name, checks[name], subject) for name in options.checks]
-    measurements = measure(subject)
-    statuses = {check["status"] for check in results}
-    seconds = time.perf_counter() - clock
     script = Path(namespace["__file__"])
+    digest = hashlib.sha256(script.read_bytes()).hexdigest()
     record = {"schema_version": 1, "family": story.FAMILY, "architecture": story.ARCHITECTURE}
     record |= {"model_class": story.MODEL_CLASS, "checkpoint": story.CHECKPOINT}
-    digest = hashlib.sha256(script.read_bytes()).hexdigest()
     record |= {"script": {"name": script.name, "sha256": digest}, "device": facts}
-    record |= {"inference": "mock" if missing else "real", "missing": missing}
+    record |= {"inference": "mock" if missing else "real", "missing": missing + absent()}
     known = options.weights in ("random", "pretrained")
     record |= {"weights": options.weights if known else "path", "size": options.size}
     record |= {"dtype": options.dtype, "seed": options.seed, "checks": results}
-    record |= {"measurements": measurements, "environment": environment()}
-    record |= {"started": started.isoformat(), "seconds": seconds}
-    print_environment(record)
+    record |= {"measurements": measure(subject), "environment": environment()}
+    record |= {"started": started.isoformat(), "seconds": time.perf_counter() - clock}
+    report(record)
     if options.json:
         temporary = options.json.with_name(f".{options.json.name}.{os.getpid()}")
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
         temporary.replace(options.json)  # so that no reader sees half a record
-    return 4 if away else 1 if statuses & {"fail", "error"} else 3 if missing else 0
+    failed = any(check["status"] in ("fail", "error") for check in results)
+    return 4 if away else 1 if failed else 3 if missing else 0
 
 
 def parse_arguments(description: str, checks: list[str]) -> argparse.Namespace:
     """The options of the command line; `checks` names what there is."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=description, formatter_class=style)
-    parser.add_argument(
-        "--device", help="cpu, cuda, cuda:1, xpu or mps; default: the best there is"
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", default="random", help="random, pretrained or a folder")
-    parser.add_argument("--size", default="tiny", choices=["tiny", "full"])
-    parser.add_argument("--checks", help="names with commas between; default: all")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--seed", type=int, default=story.SEED, help="of weights and inputs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there")
-    parser.add_argument("--list", action="store_true", help="name the checks and stop")
+    add = parser.add_argument
+    add("--device", help="cpu, cuda, cuda:1, xpu, mps; default: the best there is")
+    add("--weights", default="random", help="random (default), pretrained or a folder")
+    add("--size", default="tiny", choices=["tiny", "full"])
+    add("--checks", help="names with commas between; default: all")
+    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    add("--seed", type=int, default=story.SEED, help="of weights and inputs")
+    add("--json", type=Path, metavar="FILE", help="write the record there")
+    add("--list", action="store_true", help="name the checks and stop")
     options = parser.parse_args()
     options.checks = options.checks.split(",") if options.checks else checks
     for name in set(options.checks) - set(checks):
         near = difflib.get_close_matches(name, checks, 1) or checks
         parser.error(f"there is no check {name!r}; did you mean {', '.join(near)}?")
     return options
-
-
-def quiet() -> None:
-    """Keep the advice and the progress bars of transformers out of the report."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def run_check(name: str, check: Callable[[Subject], None], subject: Subject) -> dict[str, Any]:
@@ -130,38 +122,32 @@ def run_check(name: str, check: Callable[[Subject], None], subject: Subject) -> 
         status, reason = "skip", str(error)
     except Exception as error:
         status, reason = "error", f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError) and absent():
+            status, reason = "skip", f"needs {', '.join(absent())}, not installed"
     seconds = time.perf_counter() - start
     # Of all comparisons the one that failed, which is the last, or the one nearest to its bound.
     worst = max(MEASURED, key=lambda pair: pair[0] / (pair[1] or math.inf), default=(None, None))
     value, bound = MEASURED[-1] if MEASURED and status == "fail" else worst
     measured = f"{value:.1e} / {bound:.1e}" if MEASURED else ""
-    print(
-        f"  {status:5} {name:20} {measured:19} {seconds:6.2f} s  {reason or ''}".rstrip(),
-        flush=True,
-    )
-    return result(name, status, reason, seconds, value, bound)
+    print(f"  {status:5} {name:18} {measured:19} {seconds:6.2f} s  {reason or ''}", flush=True)
+    return outcome(name, status, reason, value, bound, seconds)
 
 
-def result(
-    name: str,
-    status: str,
-    reason: str | None,
-    seconds: float = 0.0,
-    value: float | None = None,
-    bound: float | None = None,
-) -> dict[str, Any]:
+def outcome(name: str, status: str, reason: str | None, *numbers: float | None) -> dict[str, Any]:
     """The entry of one check in the record; JSON has no NaN, so such a number becomes null."""
-    value, bound = (x if x is not None and math.isfinite(x) else None for x in (value, bound))
+    finite = [
+        x if x is not None and math.isfinite(x) else None for x in numbers or (None, None, 0.0)
+    ]
     entry = {"name": name, "status": status, "reason": reason and reason[:2000]}
-    return entry | {"value": value, "bound": bound, "seconds": seconds}
+    return entry | dict(zip(("value", "bound", "seconds"), finite, strict=True))
 
 
 def measure(subject: Subject) -> dict[str, Any]:
     """Seconds to load, of the first call, of five more; peak memory in bytes; parameters."""
-    names = ("load_seconds", "first_call_seconds", "peak_memory_bytes", "parameters")
-    found: dict[str, Any] = dict.fromkeys(names) | {"latency_seconds": []}
+    found: dict[str, Any] = {"load_seconds": None, "first_call_seconds": None}
+    found |= {"latency_seconds": [], "peak_memory_bytes": None, "parameters": None}
+    times, kind = [time.perf_counter()], subject.device.partition(":")[0]
     try:
-        times = [time.perf_counter()]
         model = subject.fresh()
         for _ in range(7):
             synchronize(subject.device)
@@ -169,9 +155,8 @@ def measure(subject: Subject) -> dict[str, Any]:
             subject.run(model, subject.inputs)
     except Exception:  # the checks have told why it does not run
         return found
-    seconds = [after - before for before, after in itertools.pairwise(times)]
-    found |= dict(zip(names, seconds[:2], strict=False)) | {"latency_seconds": seconds[2:]}
-    kind = subject.device.partition(":")[0]
+    load, first_call, *more = [after - before for before, after in itertools.pairwise(times)]
+    found |= {"load_seconds": load, "first_call_seconds": first_call, "latency_seconds": more}
     if kind in ("cuda", "xpu"):
         found["peak_memory_bytes"] = getattr(torch, kind).max_memory_allocated(subject.device)
     elif sys.platform != "win32":
@@ -179,21 +164,18 @@ def measure(subject: Subject) -> dict[str, Any]:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found["peak_memory_bytes"] = peak if sys.platform == "darwin" else peak * 1024
-    return found | {"parameters": sum(p.numel() for p in model.parameters())}
+    return found | {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def absent() -> list[str]:
+    """The packages that some check of this family needs and that are not installed."""
+    return [name for name in story.REQUIRES if importlib.util.find_spec(name) is None]
 
 
 def environment() -> dict[str, Any]:
     """Versions and platform; None for a package that is not installed."""
     packages: dict[str, str | None] = {}
-    for name in (
-        "torch",
-        "transformers",
-        "numpy",
-        "tokenizers",
-        "safetensors",
-        "torchvision",
-        "timm",
-    ):
+    for name in ("torch", "transformers", "numpy", "tokenizers", "safetensors", *story.REQUIRES):
         try:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -203,17 +185,14 @@ def environment() -> dict[str, Any]:
     return facts | {"threads": threads, "packages": packages}
 
 
-def print_environment(record: dict[str, Any]) -> None:
-    """What a bug report needs, to be pasted into it."""
+def report(record: dict[str, Any]) -> None:
+    """Print the sum, and what a bug report needs, to be pasted into it."""
     device, found, checks = record["device"], record["environment"], record["checks"]
     passed = sum(check["status"] == "pass" for check in checks)
     versions = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
     print(f"{passed} of {len(checks)} checks passed in {record['seconds']:.1f} s")
     print("--- environment, for a bug report ---")
-    print(f"{record['script']['name']}, sha256 {record['script']['sha256']}, seed {record['seed']}")
-    print(
-        f"{record['model_class']}, {record['weights']} weights, {record['size']}, {record['dtype']}"
-    )
-    print(f"{device['requested']}: {device['name']} {device['driver'] or ''} {device['features']}")
-    print(f"Python {found['python']}, {versions}")
-    print(f"{found['platform']}, {found['threads']} threads")
+    print(f"{record['script']['name']} {record['script']['sha256']}, seed {record['seed']}")
+    print(f"{record['model_class']}: {record['size']}, {record['weights']}, {record['dtype']}")
+    print(f"{device['requested']}: {device['name']}, {device['driver']}, {device['features']}")
+    print(f"Python {found['python']}, {versions}, {found['platform']}, {found['threads']} threads")

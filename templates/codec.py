@@ -7,14 +7,14 @@ is compared with itself in fp64 and with what must hold between its own runs. Of
     pytest test_hf_encodec.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
-installed: nothing was tested), 4 the device is not there.
+installed: nothing was tested), 4 the device is not there. A check that is skipped says why.
 """
 
 from __future__ import annotations
 
 import sys
 
-from templates._checks import (
+from templates._basics import (
     test_determinism,
     test_device_parity,
     test_dtype_bf16,
@@ -47,6 +47,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "FAMILY": "family",
     "MODEL_CLASS": "model_class",
     "CHECKPOINT": "checkpoint",
+    "REQUIRES": "requires",
     "SEED": "seed",
     "ATTENTIONS": "attentions",
     "EXPERTS": "experts",
@@ -63,6 +64,7 @@ FAMILY = "encodec"
 ARCHITECTURE = "codec"
 MODEL_CLASS = "EncodecModel"
 CHECKPOINT = "facebook/encodec_24khz"
+REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()

@@ -7,17 +7,14 @@ is compared with itself in fp64 and with what must hold between its own runs. Of
     pytest test_hf_bart.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
-installed: nothing was tested), 4 the device is not there.
+installed: nothing was tested), 4 the device is not there. A check that is skipped says why.
 """
 
 from __future__ import annotations
 
 import sys
 
-from templates._checks import (
-    test_attention_parity,
-    test_batch_invariance,
-    test_causality,
+from templates._basics import (
     test_determinism,
     test_device_parity,
     test_dtype_bf16,
@@ -25,12 +22,17 @@ from templates._checks import (
     test_golden,
     test_gradients,
     test_isolation,
-    test_padding_invariance,
     test_placement,
     test_save_load,
     test_sensitivity,
-    test_single_token,
     test_tying,
+)
+from templates._checks import (
+    test_attention_parity,
+    test_batch_invariance,
+    test_causality,
+    test_padding_invariance,
+    test_single_token,
 )
 from templates._compare import Tensors, assert_agree, assert_loss, flatten, row_of
 from templates._main import main, subject
@@ -54,6 +56,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "FAMILY": "family",
     "MODEL_CLASS": "model_class",
     "CHECKPOINT": "checkpoint",
+    "REQUIRES": "requires",
     "SEED": "seed",
     "ATTENTIONS": "attentions",
     "EXPERTS": "experts",
@@ -70,6 +73,7 @@ FAMILY = "bart"
 ARCHITECTURE = "encoder_decoder"
 MODEL_CLASS = "BartForConditionalGeneration"
 CHECKPOINT = "facebook/bart-large"
+REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()

@@ -7,16 +7,14 @@ is compared with itself in fp64 and with what must hold between its own runs. Of
     pytest test_hf_patchtst.py
 
 Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
-installed: nothing was tested), 4 the device is not there.
+installed: nothing was tested), 4 the device is not there. A check that is skipped says why.
 """
 
 from __future__ import annotations
 
 import sys
 
-from templates._checks import (
-    test_attention_parity,
-    test_batch_invariance,
+from templates._basics import (
     test_determinism,
     test_device_parity,
     test_dtype_bf16,
@@ -28,6 +26,7 @@ from templates._checks import (
     test_save_load,
     test_sensitivity,
 )
+from templates._checks import test_attention_parity, test_batch_invariance
 from templates._compare import Tensors, assert_loss
 from templates._main import main, subject
 from templates._random import normals, set_weights
@@ -49,6 +48,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "FAMILY": "family",
     "MODEL_CLASS": "model_class",
     "CHECKPOINT": "checkpoint",
+    "REQUIRES": "requires",
     "SEED": "seed",
     "ATTENTIONS": "attentions",
     "EXPERTS": "experts",
@@ -65,6 +65,7 @@ FAMILY = "patchtst"
 ARCHITECTURE = "time_series"
 MODEL_CLASS = "PatchTSTForPrediction"
 CHECKPOINT = "ibm-granite/granite-timeseries-patchtst"
+REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()

@@ -25,14 +25,23 @@ def documents() -> list[Path]:
     return [path for path in found if not path.parent.name.endswith("_reports")]
 
 
+def commands(text: str) -> list[str]:
+    """The pieces of code in Markdown: the lines of its blocks, and the spans in its sentences."""
+    fence = r"^```.*?^```"
+    blocks = re.findall(fence, text, re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(fence, "", text, flags=re.DOTALL | re.MULTILINE))
+    return [*(line for block in blocks for line in block.splitlines()), *spans]
+
+
 def test_documented_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
+    variables = r"(?:[A-Z_]+=\S+ )*"
     for document in documents():
-        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", document.read_text("utf-8"), re.DOTALL))
-        for name in re.findall(r"\bmake ([a-z]+)", code):
-            assert f"\n{name}: " in makefile, f"{document}: make {name}"
-        for names in re.findall(r"\bnox -s ((?:[a-z]+ ?)+)", code):
-            assert set(names.split()) <= set(nox.registry.get()), f"{document}: nox -s {names}"
+        for command in commands(document.read_text("utf-8")):
+            if target := re.match(rf"{variables}make {variables}([a-z]+)", command):
+                assert f"\n{target[1]}: " in makefile, f"{document}: {command}"
+            if names := re.match(rf"{variables}nox -s ((?:[a-z]+ ?)+)", command):
+                assert set(names[1].split()) <= set(nox.registry.get()), f"{document}: {command}"
 
 
 def test_documented_files_exist() -> None:
