@@ -77,9 +77,9 @@ class Candidate:
         return set(inspect.signature(self.model_class.forward).parameters)
 
 
-def main(families: list[str]) -> int:
+def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
     """Discover `families` (all of the registry where none is named) and write the registry."""
-    known, overrides, failed = registry.read(), read_overrides(), []
+    known, overrides, failed = registry.read(directory), read_overrides(), []
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     for family in families or sorted(known):
@@ -89,7 +89,7 @@ def main(families: list[str]) -> int:
         except Exception as error:
             failed.append(family)
             print(f"{family}: {type(error).__name__}: {error}", file=sys.stderr)
-    registry.write(known)
+    registry.write(known, directory)
     if failed:
         print(
             f"{len(failed)} not discovered: {' '.join(failed)}; say what they need in "
