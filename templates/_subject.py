@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,49 +17,37 @@ from templates._compare import Tensors, flatten, rms, rmse
 from templates._random import normals
 
 
+@dataclass
 class Subject:
     """The model under test, what it should give, how far it may be off; built when first used."""
 
-    def __init__(
-        self,
-        device: str,
-        dtype: str = "float32",
-        weights: str = "random",
-        size: str = "tiny",
-        seed: int = 0,
-    ) -> None:
-        self.device, self.dtype = device, dtype
-        self.weights, self.size, self.seed = weights, size, seed
+    device: str
+    dtype: str = "float32"
+    weights: str = "random"
+    size: str = "tiny"
+    seed: int = 0
 
     def build(self, attention: str = "eager", dtype: str = "float32") -> Any:
-        """A new model on the CPU.
-
-        In half precision it is loaded as users load it: `from_pretrained(dtype=...)` keeps in fp32
-        what must stay so (rotary frequencies, some norms).
-        """
+        """A new model on the CPU, in half precision loaded as users load it (see `reloaded`)."""
         torch.manual_seed(self.seed)
         model = story.build_model(self.weights, self.size, self.seed).eval()
-        if attention in story.ATTENTIONS[1:]:  # the first is set already
+        if attention in story.ATTENTIONS[1:]:  # the first is what models have by default
             model.set_attn_implementation(attention)
         return model if dtype == "float32" else self.reloaded(model, dtype)[0]
 
-    @property
-    def eps(self) -> float:
-        """The relative rounding error of the floating point type."""
-        return torch.finfo(getattr(torch, self.dtype)).eps
-
     def fresh(self) -> Any:
         """A new model under test: on the device, with the attention that users get by default."""
-        return self.build("as it is", self.dtype).to(self.device)
+        return self.build("default", self.dtype).to(self.device)
 
     def reloaded(self, model: Any, dtype: str) -> tuple[Any, dict[str, Any]]:
-        """`model` saved and loaded again in `dtype`, and what the loading reports."""
-        kind = getattr(torch, dtype)
+        """`model` saved and loaded in `dtype`, and what the loading reports.
+
+        Loading keeps in fp32 what must stay so (rotary frequencies, some norms).
+        """
+        options = {"dtype": getattr(torch, dtype), "output_loading_info": True}
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            loaded, report = type(model).from_pretrained(
-                folder, dtype=kind, output_loading_info=True
-            )
+            loaded, report = type(model).from_pretrained(folder, **options)
         if model.config._attn_implementation in story.ATTENTIONS[1:]:
             loaded.set_attn_implementation(model.config._attn_implementation)
         return loaded.eval().to(model.device), report
@@ -92,26 +81,30 @@ class Subject:
         return self.run(self.reference, self.inputs)
 
     @cached_property
+    def eps(self) -> float:
+        """The relative rounding error of the floating point type."""
+        return torch.finfo(getattr(torch, self.dtype)).eps
+
+    @cached_property
     def bounds(self) -> dict[str, float]:
         """Per output the RMSE that rounding explains.
 
-        It is twice what a plain CPU run in this type costs (three times in half precision), that
-        cost itself bounded, plus a floor of some roundings.
+        2 times what a plain CPU run in this type costs (3 times in half precision), that cost
+        itself bounded, and a floor of some roundings.
         """
-        plain, eps = self.run(self.build(dtype=self.dtype), self.inputs), self.eps
-        factor, most, floor = (2, 1e-4, 8 * eps) if eps < 1e-6 else (3, 0.1, eps)
+        plain = self.run(self.build(dtype=self.dtype), self.inputs)
+        half = self.eps > 1e-6
+        factor, most, floor = (3, 0.1, self.eps) if half else (2, 1e-4, 8 * self.eps)
         return {
             name: factor * min(rmse(plain[name], value), most * rms(value)) + floor * rms(value)
             for name, value in self.expected.items()
         }
 
     def call(self, model: Any, inputs: Tensors, **options: Any) -> Any:
-        """Call `model` on `inputs` moved to its device and floating point type."""
+        """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
-        floating = {
-            name: model.dtype for name, value in inputs.items() if value.is_floating_point()
-        }
-        placed = {name: v.to(model.device, floating.get(name)) for name, v in inputs.items()}
+        floats = {name: model.dtype for name, value in inputs.items() if value.is_floating_point()}
+        placed = {name: v.to(model.device, floats.get(name)) for name, v in inputs.items()}
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
             return model(**placed, **options)
 
@@ -119,13 +112,11 @@ class Subject:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
         with torch.no_grad():
             found = flatten(self.call(model, inputs, **options))
-        return {
-            n: v.to("cpu", torch.float64 if v.is_floating_point() else None)
-            for n, v in found.items()
-        }
+        found = {name: value.cpu() for name, value in found.items()}
+        return {name: v.double() if v.is_floating_point() else v for name, v in found.items()}
 
     def objective(self, model: Any) -> torch.Tensor:
-        """A scalar that depends on every floating point output: projections on directions."""
+        """A scalar that depends on all floating point outputs: their random projections, summed."""
         total = torch.zeros((), dtype=torch.float64)
         for name, value in flatten(self.call(model, self.inputs)).items():
             if value.is_floating_point():
@@ -134,7 +125,7 @@ class Subject:
         return total
 
     def finite_difference(self, step: float = 1e-8) -> float:
-        """Slope of the reference's objective where each parameter moves along a random direction.
+        """Slope of the reference's objective where all parameters move along random directions.
 
         The step is small, as a larger one would carry some of many ReLUs over their kinks.
         """
@@ -148,15 +139,22 @@ class Subject:
         return float(values[0] - values[1]) / (2 * step)
 
 
+def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
+    """Greedy decoding of exactly 5 tokens: the logits of each step, (rows, 5, vocabulary)."""
+    placed = {name: value.to(subject.device) for name, value in inputs.items()}
+    options |= {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
+    options |= {"output_logits": True, "return_dict_in_generate": True}
+    made = subject.model.generate(**placed, **options)
+    return {"logits": torch.stack(made.logits, 1).cpu().double()}
+
+
 def on_each_operator(handle: Callable[..., Any]) -> Any:
     """A context in which `handle(operator, *args, **kwargs)` runs in place of each operator."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Mode(TorchDispatchMode):
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            return handle(func, *args, **(kwargs or {}))
+        def __torch_dispatch__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return handle(f, *args, **(kwargs or {}))
 
     return Mode()  # type: ignore[no-untyped-call]
 
@@ -188,12 +186,3 @@ def operators_by_device(run: Callable[[], object]) -> Counter[str]:
     with on_each_operator(handle):
         run()
     return count
-
-
-def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
-    """Greedy decoding of exactly 5 tokens: the logits of each step, (rows, 5, vocabulary)."""
-    inputs = {name: value.to(subject.device) for name, value in inputs.items()}
-    options |= {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
-    options |= {"output_logits": True, "return_dict_in_generate": True}
-    made = subject.model.generate(**inputs, **options)
-    return {"logits": torch.stack(made.logits, 1).cpu().double()}

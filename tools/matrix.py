@@ -99,7 +99,7 @@ class Matrix:
 
     def _job(self, job: Job) -> None:
         """Run one job and write its record; nothing where `processes` is stopped before."""
-        name, seed = results.job_name(job), self.manifest["seed"]
+        name, seed = results.job_name(job), self._seed(job)
         log = f"logs/{name}.txt"
         script = self.scripts / job["script"]
         checks = self._checks(job)
@@ -140,6 +140,14 @@ class Matrix:
         asked = self.manifest["checks"]
         return [name for name in there if not asked or name in asked]
 
+    def _seed(self, job: Job) -> int:
+        """The seed that was asked for, else the one that the script says."""
+        if self.manifest["seed"] is not None:
+            return self.manifest["seed"]
+        with contextlib.suppress(OSError):
+            return int(scripts.read(self.scripts / job["script"]).constants.get("SEED", 0))
+        return 0
+
     def _flags(self, job: Job, checks: Sequence[str]) -> list[str]:
         """The flags of the script, those left out that say what it does anyway."""
         flags = ["--device", job["device"]]
@@ -149,7 +157,7 @@ class Matrix:
             flags += ["--weights", job["weights"]]
         for key, value in (("size", job["size"]), ("dtype", job["dtype"])):
             flags += [f"--{key}", value] if value != DEFAULTS[key] else []
-        if self.manifest["seed"]:
+        if self.manifest["seed"] is not None:
             flags += ["--seed", str(self.manifest["seed"])]
         if self.manifest["checks"]:
             flags += ["--checks", ",".join(checks or self.manifest["checks"])]

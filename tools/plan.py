@@ -66,7 +66,7 @@ def start(options: argparse.Namespace) -> Plan:
         "started": now.isoformat(timespec="microseconds"),
         "host": platform.node(),
         "command": ["python", "-m", "tools", *sys.argv[1:]],
-        "seed": options.seed or 0,
+        "seed": options.seed,
         "checks": options.checks or None,
         "weights_path": path,
         "jobs": jobs,

@@ -149,7 +149,7 @@ class Manifest(TypedDict):
     started: str
     host: str
     command: list[str]
-    seed: int
+    seed: int | None  # None: what each script says
     checks: list[str] | None
     weights_path: str | None
     jobs: list[Job]
@@ -321,8 +321,8 @@ def job_name(job: Job) -> str:
     return "-".join([job["family"], job["device"].replace(":", "-"), *special])
 
 
-def differences(record: Record, job: Job, seed: int) -> list[str]:
-    """In what `record` does not answer `job`, in words; empty when it does."""
+def differences(record: Record, job: Job, seed: int | None) -> list[str]:
+    """In what `record` does not answer `job`, in words; any seed will do where none was asked."""
     pairs = {
         "family": (record["family"], job["family"]),
         "script.name": (record["script"]["name"], job["script"]),
@@ -331,7 +331,7 @@ def differences(record: Record, job: Job, seed: int) -> list[str]:
         "weights": (record["weights"], job["weights"]),
         "size": (record["size"], job["size"]),
         "dtype": (record["dtype"], job["dtype"]),
-        "seed": (record["seed"], seed),
+        "seed": (record["seed"], record["seed"] if seed is None else seed),
     }
     return [
         f"{key} is {found!r}, asked was {asked!r}"
