@@ -186,15 +186,25 @@ def write(entries: Mapping[str, Entry], directory: Path = DIRECTORY) -> None:
 def template_checks(templates: Path = TEMPLATES) -> dict[str, set[str]]:
     """Architecture -> the checks that its template has."""
     found: dict[str, set[str]] = {}
-    for path in sorted(templates.glob("[!_]*.py")):
-        if path.name != "conftest.py":
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-            for node in tree.body:
-                names += [a.name for a in node.names] if isinstance(node, ast.ImportFrom) else []
-            found[path.stem] = {name[5:] for name in names if name.startswith("test_")}
-            for check in found[path.stem] - set(CHECKS):
-                raise RegistryError(f"{_name(path)}: test_{check} has no place in registry.CHECKS")
+    for path, tree in _template_trees(templates):
+        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        for node in tree.body:
+            names += [a.name for a in node.names] if isinstance(node, ast.ImportFrom) else []
+        found[path.stem] = {name[5:] for name in names if name.startswith("test_")}
+        for check in found[path.stem] - set(CHECKS):
+            raise RegistryError(f"{_name(path)}: test_{check} has no place in registry.CHECKS")
+    return found
+
+
+def template_families(templates: Path = TEMPLATES) -> dict[str, str]:
+    """Architecture -> the family for which its template was written."""
+    found: dict[str, str] = {}
+    for path, tree in _template_trees(templates):
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FAMILY":
+                found[path.stem] = str(ast.literal_eval(node.value))
+        if path.stem not in found:
+            raise RegistryError(f"{_name(path)} has no FAMILY")
     return found
 
 
@@ -306,6 +316,12 @@ def _check_input(
     if "of" in table:
         _check_type(where, "of", table["of"], dict[str, Any])
         _check_input(f"{where} of:", table["of"], kinds)
+
+
+def _template_trees(templates: Path) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(templates.glob("[!_]*.py")):
+        if path.name != "conftest.py":
+            yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _tables(value: object) -> Iterator[dict[str, Any]]:
