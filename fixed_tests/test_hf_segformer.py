@@ -617,6 +617,8 @@ def describe_device(device: str) -> dict[str, Any]:
     # ARM's "asimd" is what everybody else calls NEON.
     words = set(re.findall(r"[a-z0-9_]+", text.lower().replace("asimd", "neon")))
     vectors = r"avx2(_0)?|avx512\w+|amx_\w+|neon|sve2?|sme2?"
+    if hasattr(os, "sysconf"):  # not on Windows
+        found["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return found | {
         "name": name[1] if name else platform.processor() or platform.machine(),
         "features": sorted(word for word in words if re.fullmatch(vectors, word)),

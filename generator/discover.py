@@ -56,6 +56,7 @@ LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
 TARGET = 7  # decoder tokens of encoder-decoder models; differs from every other size
 SAMPLES = [3200, 2400]  # two rows of audio
 LABELS = 5  # classes of classifiers
+FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 LABELLED = ("vision", "video", "detection", "segmentation")
 
 
@@ -391,9 +392,7 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         },
     )
     subject = living_subject()
-    flags = [
-        name for name in ("output_hidden_states", "output_attentions") if accepts(subject, name)
-    ]
+    flags = [name for name in FLAGS if accepts(subject, name)]
     everything = subject.run(subject.reference, subject.inputs, **dict.fromkeys(flags, True))
     applicable, reasons = facts(candidate, subject, attentions, experts)
     for override in overrides:

@@ -29,7 +29,7 @@ def test_the_registry_is_what_discovery_finds(family: str) -> None:
 
 
 def test_a_misspelt_family_is_answered_with_the_likely_one() -> None:
-    with pytest.raises(RegistryError, match="no family 'brt'.*'bert'"):
+    with pytest.raises(RegistryError, match=r"no family 'brt'.*'bert'"):
         discover.discover("brt", [])
 
 

@@ -87,7 +87,7 @@ def test_wrong_markers_are_an_error_and_nothing_is_touched(
 
 
 def test_a_missing_readme_is_an_error(tmp_path: Path, matrix: Matrix) -> None:
-    with pytest.raises(ReportError, match="README.md: cannot be read"):
+    with pytest.raises(ReportError, match=r"README\.md: cannot be read"):
         publish_in(tmp_path, matrix)
     assert contents(tmp_path) == {}
 

@@ -67,7 +67,7 @@ def _flags() -> argparse.ArgumentParser:
     what.add_argument(
         "--checks", action="extend", type=_words, default=[], metavar="A,B", help="default: all"
     )
-    what.add_argument("--seed", type=int, help="of weights and inputs; default: what each script says")
+    what.add_argument("--seed", type=int, help="of weights and inputs; default: the script's own")
     what.add_argument(
         "--resume", nargs="?", const="", metavar="RUN_ID", help="go on with this or the last run"
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from pathlib import Path
 
 from tools.reports.data import Matrix, ReportError, load_matrix
@@ -16,6 +15,7 @@ from tools.reports.heatmap import render_heatmap
 from tools.reports.markdown import MARKER, render_column, render_matrix, render_summary
 from tools.reports.page import render_page
 from tools.reports.tables import render_csv, render_json
+from tools.results import replace
 
 BEGIN = "<!-- matrix:begin (written by `nox -s publish`) -->"
 END = "<!-- matrix:end -->"
@@ -105,13 +105,5 @@ def _write(path: Path, data: bytes) -> bool:
     """Replace the file at `path` by `data`, all of it or nothing; whether that changed anything."""
     if path.is_file() and path.read_bytes() == data:
         return False
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)  # mkstemp makes files for the owner only; reports are to be read
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    replace(path, data)
     return True

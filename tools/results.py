@@ -222,13 +222,18 @@ def write(path: Path, document: Mapping[str, Any], schema: str) -> None:
     if problem:
         raise ValueError(f"{path}: {problem}")
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    replace(path, text.encode())
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Make `path` hold `data`: no reader sees half of it, whatever happens."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes files for the owner only; results are to be shared
+        os.chmod(name, 0o644)  # mkstemp makes files for the owner only; these are to be shared
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

@@ -423,7 +423,7 @@ def plain(text: str, limit: int = TEXT_LIMIT) -> str:
 
 
 def load_matrix(database: Path) -> Matrix:
-    """Read what is published from the DuckDB file; a ReportError where there is nothing to publish."""
+    """Read what is published from the DuckDB file. Errors: ReportError where there is nothing."""
     again = "run `nox -s matrix` first"
     if not database.is_file():
         raise ReportError(f"{database}: there is no database: {again}")

@@ -1,6 +1,6 @@
 """The reports as Markdown that GitHub renders: the matrix, one page a column, the README summary.
 
-Anything that isn't ours goes through `text`, `code` or `block`, so that no string can become markup.
+What isn't ours goes through `text`, `code` or `block`, so that no string can become markup.
 """
 
 from __future__ import annotations
