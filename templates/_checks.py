@@ -71,9 +71,7 @@ def test_causality(subject: Subject) -> None:
         before = first(subject.run(subject.model, inputs), kept, width)
         after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
         what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
-        assert_agree(
-            {"logits": after["logits"]}, {"logits": before["logits"]}, subject.bounds, what
-        )
+        assert_agree(after, {"logits": before["logits"]}, subject.bounds, what)
 
 
 def test_generate(subject: Subject) -> None:
@@ -82,10 +80,10 @@ def test_generate(subject: Subject) -> None:
     padded = torch.cat([ids[:1], torch.cat([ids[1:, :3] * 0, ids[1:, :6]], 1)])
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
-    cached = generate(subject, {"input_ids": padded, "attention_mask": mask}, use_cache=True)
-    uncached = generate(subject, {"input_ids": padded, "attention_mask": mask}, use_cache=False)
-    alone = generate(
-        subject, {"input_ids": ids[1:, :6], "attention_mask": mask[1:, 3:]}, use_cache=True
-    )
+    inputs = {"input_ids": padded, "attention_mask": mask}
+    bare = {"input_ids": ids[1:, :6], "attention_mask": mask[1:, 3:]}
+    cached = generate(subject, inputs, use_cache=True)
+    uncached = generate(subject, inputs, use_cache=False)
+    alone = generate(subject, bare, use_cache=True)
     assert_agree(uncached, cached, subject.bounds, "without the cache")
     assert_agree(alone, row_of(cached, 1), subject.bounds, "a row without its left padding")

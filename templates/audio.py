@@ -101,7 +101,8 @@ def build_config() -> Wav2Vec2Config:
 def build_model(weights: str, size: str, seed: int) -> Wav2Vec2ForCTC:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return Wav2Vec2ForCTC.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return Wav2Vec2ForCTC.from_pretrained(where)
     model = Wav2Vec2ForCTC(Wav2Vec2Config() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -88,7 +88,8 @@ def build_config() -> EncodecConfig:
 def build_model(weights: str, size: str, seed: int) -> EncodecModel:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return EncodecModel.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return EncodecModel.from_pretrained(where)
     model = EncodecModel(EncodecConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -108,7 +108,8 @@ def build_config() -> LlamaConfig:
 def build_model(weights: str, size: str, seed: int) -> LlamaForCausalLM:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return LlamaForCausalLM.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return LlamaForCausalLM.from_pretrained(where)
     model = LlamaForCausalLM(LlamaConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

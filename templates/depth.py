@@ -108,9 +108,8 @@ def build_config() -> DPTConfig:
 def build_model(weights: str, size: str, seed: int) -> DPTForDepthEstimation:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return DPTForDepthEstimation.from_pretrained(
-            CHECKPOINT if weights == "pretrained" else weights
-        )
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return DPTForDepthEstimation.from_pretrained(where)
     model = DPTForDepthEstimation(DPTConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

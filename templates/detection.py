@@ -124,9 +124,8 @@ def build_config() -> DetrConfig:
 def build_model(weights: str, size: str, seed: int) -> DetrForObjectDetection:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return DetrForObjectDetection.from_pretrained(
-            CHECKPOINT if weights == "pretrained" else weights
-        )
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return DetrForObjectDetection.from_pretrained(where)
     model = DetrForObjectDetection(DetrConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

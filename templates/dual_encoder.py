@@ -150,7 +150,8 @@ def build_config() -> CLIPConfig:
 def build_model(weights: str, size: str, seed: int) -> CLIPModel:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return CLIPModel.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return CLIPModel.from_pretrained(where)
     model = CLIPModel(CLIPConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -120,9 +120,8 @@ def build_config() -> BartConfig:
 def build_model(weights: str, size: str, seed: int) -> BartForConditionalGeneration:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return BartForConditionalGeneration.from_pretrained(
-            CHECKPOINT if weights == "pretrained" else weights
-        )
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return BartForConditionalGeneration.from_pretrained(where)
     model = BartForConditionalGeneration(BartConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

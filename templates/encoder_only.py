@@ -104,7 +104,8 @@ def build_config() -> BertConfig:
 def build_model(weights: str, size: str, seed: int) -> BertForMaskedLM:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return BertForMaskedLM.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return BertForMaskedLM.from_pretrained(where)
     model = BertForMaskedLM(BertConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -98,9 +98,8 @@ def build_config() -> SegformerConfig:
 def build_model(weights: str, size: str, seed: int) -> SegformerForSemanticSegmentation:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return SegformerForSemanticSegmentation.from_pretrained(
-            CHECKPOINT if weights == "pretrained" else weights
-        )
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return SegformerForSemanticSegmentation.from_pretrained(where)
     model = SegformerForSemanticSegmentation(
         SegformerConfig() if size == "full" else build_config()
     )

@@ -121,9 +121,8 @@ def build_config() -> WhisperConfig:
 def build_model(weights: str, size: str, seed: int) -> WhisperForConditionalGeneration:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return WhisperForConditionalGeneration.from_pretrained(
-            CHECKPOINT if weights == "pretrained" else weights
-        )
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return WhisperForConditionalGeneration.from_pretrained(where)
     model = WhisperForConditionalGeneration(WhisperConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

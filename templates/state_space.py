@@ -96,7 +96,8 @@ def build_config() -> MambaConfig:
 def build_model(weights: str, size: str, seed: int) -> MambaForCausalLM:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return MambaForCausalLM.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return MambaForCausalLM.from_pretrained(where)
     model = MambaForCausalLM(MambaConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

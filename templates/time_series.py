@@ -96,9 +96,8 @@ def build_config() -> PatchTSTConfig:
 def build_model(weights: str, size: str, seed: int) -> PatchTSTForPrediction:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return PatchTSTForPrediction.from_pretrained(
-            CHECKPOINT if weights == "pretrained" else weights
-        )
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return PatchTSTForPrediction.from_pretrained(where)
     model = PatchTSTForPrediction(PatchTSTConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -104,9 +104,8 @@ def build_config() -> VideoMAEConfig:
 def build_model(weights: str, size: str, seed: int) -> VideoMAEForVideoClassification:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return VideoMAEForVideoClassification.from_pretrained(
-            CHECKPOINT if weights == "pretrained" else weights
-        )
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return VideoMAEForVideoClassification.from_pretrained(where)
     model = VideoMAEForVideoClassification(VideoMAEConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

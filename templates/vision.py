@@ -99,9 +99,8 @@ def build_config() -> ViTConfig:
 def build_model(weights: str, size: str, seed: int) -> ViTForImageClassification:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return ViTForImageClassification.from_pretrained(
-            CHECKPOINT if weights == "pretrained" else weights
-        )
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return ViTForImageClassification.from_pretrained(where)
     model = ViTForImageClassification(ViTConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

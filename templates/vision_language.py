@@ -131,9 +131,8 @@ def build_config() -> LlavaConfig:
 def build_model(weights: str, size: str, seed: int) -> LlavaForConditionalGeneration:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return LlavaForConditionalGeneration.from_pretrained(
-            CHECKPOINT if weights == "pretrained" else weights
-        )
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return LlavaForConditionalGeneration.from_pretrained(where)
     model = LlavaForConditionalGeneration(LlavaConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model
