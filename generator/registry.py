@@ -255,7 +255,7 @@ def _check_type(where: str, key: str, value: object, hint: Any) -> None:
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin is types.UnionType:  # str | None: None is the absence of the key
         origin = arguments[0]
-    if origin is Any or origin is float and type(value) is int:
+    if origin is Any or (origin is float and type(value) is int):
         return
     if type(value) is not origin:  # isinstance would take True for an integer
         found, wanted = type(value).__name__, origin.__name__
@@ -269,7 +269,7 @@ def _consistent(where: str, entry: Entry) -> Entry:
     """`entry`, if its parts fit together."""
     for nested in _tables(entry.config):
         for key in nested if "class" in nested else ():
-            if not key.isidentifier() or keyword.iskeyword(key) and key != "class":
+            if not key.isidentifier() or (keyword.iskeyword(key) and key != "class"):
                 raise RegistryError(f"{where}.config] {key!r} cannot be the name of an argument")
     if not isinstance(entry.config.get("class"), str):
         raise RegistryError(f"{where}.config] has no 'class'")

@@ -45,6 +45,7 @@ class Source:
     """
 
     name: str
+    body: list[Any] = field(default_factory=list)  # its statements, of libcst
     docstring: str = ""
     units: dict[str, Unit] = field(default_factory=dict)
     imports: dict[str, set[Import]] = field(default_factory=dict)
@@ -52,8 +53,8 @@ class Source:
     @classmethod
     def of(cls, name: str, body: Iterable[Any]) -> Source:
         """The module of templates/ with this name and these statements of libcst."""
-        source = cls(name)
-        for node in body:
+        source = cls(name, list(body))
+        for node in source.body:
             code = cst.Module([]).code_for_node(node)
             [statement] = ast.parse(code).body
             if isinstance(statement, ast.Expr):
