@@ -372,12 +372,17 @@ def _toml(value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
     if value is None or isinstance(value, str):
-        return json.dumps(str(value), ensure_ascii=False)  # the escapes of JSON are TOML's too
+        return _string(str(value))
     raise TypeError(f"the registry cannot hold {value!r}")
 
 
 def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _string(key)
+
+
+def _string(text: str) -> str:
+    """A basic string: one of JSON, but for the one control character that JSON does not escape."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _name(path: Path) -> str:

@@ -59,6 +59,17 @@ class Templates:
         Raises:
             TemplateError: the template cannot be made into a script of this family.
         """
+        try:
+            text = self.text(entry)
+            compile(text, entry.script, "exec")
+        except (SyntaxError, cst.ParserSyntaxError, black.InvalidInput) as error:
+            problem = f"templates/{entry.architecture}.py: makes {entry.script} wrong: {error}"
+            raise TemplateError(problem) from None
+        refuse_names_of_others(text, entry, reference)
+        return text
+
+    def text(self, entry: Entry) -> str:
+        """The text of the family's script, not verified."""
         template = self.filled(entry)
         checks = [f"test_{check}" for check in CHECKS if check in entry.checks]
         units, imports = self.reached(template, [*checks, "__main__", *self.fixtures(template)])
@@ -77,9 +88,7 @@ class Templates:
             head.append(attempting(unit, imports - standard) if attempt else unit.source)
         tail = [BASICS_HEADING, *(unit.source for unit in basics)] if basics else []
         tail += [MACHINERY_HEADING, *(unit.source for unit in [*machinery, program])]
-        text = f"{formatted(''.join(head))}\n\n{formatted(''.join(tail))}"
-        verify(template, text, entry, reference)
-        return text
+        return f"{formatted(''.join(head))}\n\n{formatted(''.join(tail))}"
 
     def filled(self, entry: Entry) -> Source:
         """The template with its slots filled for `entry`."""
@@ -306,17 +315,15 @@ def formatted(code: str) -> str:
     return black.format_str(code, mode=STYLE)
 
 
-def verify(template: Source, text: str, entry: Entry, reference: Entry) -> None:
-    """Refuse a script that does not compile, or in which a name of the reference model is left."""
-    try:
-        compile(text, entry.script, "exec")
-    except SyntaxError as error:
-        raise template.error(f"makes {entry.script}:{error.lineno}: {error.msg}") from None
+def refuse_names_of_others(text: str, entry: Entry, reference: Entry) -> None:
+    """Refuse a script in which a name of the template's own family is left, unless it is a name of
+    this family too.
+    """
     names = {reference.family, reference.title, reference.model_class, *reference.config_classes}
     for name in sorted(names | {reference.checkpoint or reference.family}):
         word = re.compile(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", re.IGNORECASE)
         left = word.search(text)
         if left and not word.search(repr(entry)):
-            line = text.count("\n", 0, left.start()) + 1
-            where = f"{entry.script}, line {line}"
-            raise template.error(f"leaves {left[0]!r} of {reference.family} in {where}")
+            where = f"{entry.script}, line {text.count(chr(10), 0, left.start()) + 1}"
+            problem = f"leaves {left[0]!r} of {reference.family} in {where}"
+            raise TemplateError(f"templates/{entry.architecture}.py: {problem}")
