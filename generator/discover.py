@@ -12,7 +12,6 @@ import ast
 import importlib
 import inspect
 import sys
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +26,6 @@ from generator.shrink import RELAXATIONS, SPECIAL_IDS_END, Tree, instantiate, sh
 from templates import _random, _story
 from templates._compare import fingerprint, flatten
 from templates._subject import Subject
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 OVERRIDES = ROOT / "generator" / "overrides.toml"
 
@@ -90,7 +84,8 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
         except Exception as error:
             failed.append(family)
             print(f"{family}: {type(error).__name__}: {error}", file=sys.stderr)
-    registry.write(known, directory)
+    if len(failed) < len(families or known):
+        registry.write(known, directory)
     if failed:
         print(
             f"{len(failed)} not discovered: {' '.join(failed)}; say what they need in "
@@ -120,30 +115,16 @@ def read_overrides(path: Path = OVERRIDES) -> dict[str, list[Override]]:
     Raises:
         registry.RegistryError: the file is not TOML, or a key is unknown or of the wrong type.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise registry.RegistryError(f"{path.name}: {error}") from None
-    hints = typing.get_type_hints(Override)
     found: dict[str, list[Override]] = {}
-    for family, items in tables.items():
+    for family, items in registry.parse(path).items():
+        where = f"{path.name}: [[{family}]]"
         for item in items:
-            where = f"{path.name}: [[{family}]] "
-            for key, value in item.items():
-                if key not in hints:
-                    raise registry.RegistryError(
-                        f"{where}unknown key {key!r}{registry.suggest(key, hints)}"
-                    )
-                kind = typing.get_origin(hints[key]) or hints[key]
-                if not isinstance(value, str if key in ("head", "architecture") else kind):
-                    raise registry.RegistryError(f"{where}{key} is a {type(value).__name__}")
-            if not item.get("reason"):
-                raise registry.RegistryError(f"{where}has no reason; say why a person knows better")
-            for check in item.get("not_applicable", ()):
+            override = registry.checked(Override, where, item)
+            for check in override.not_applicable:
                 if check not in registry.CHECKS:
                     hint = registry.suggest(check, registry.CHECKS)
-                    raise registry.RegistryError(f"{where}not_applicable: no check {check!r}{hint}")
-            found.setdefault(family, []).append(Override(**item))
+                    raise registry.RegistryError(f"{where} not_applicable: no {check!r}{hint}")
+            found.setdefault(family, []).append(override)
     return found
 
 

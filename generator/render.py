@@ -54,7 +54,7 @@ def render(
         _write(addresses[entry.family], text)
     if len(chosen) == len(entries):
         for path in set(cache.glob("*")) - set(addresses.values()):
-            path.unlink()
+            path.unlink(missing_ok=True)  # another process may be at it too
     return {entry.script: texts[family] for family, entry in chosen.items()}
 
 

@@ -57,7 +57,7 @@ class Source:
         source = cls(name, list(body))
         for node in source.body:
             code = cst.Module([]).code_for_node(node)
-            [statement] = ast.parse(code).body
+            statement = ast.parse(code).body[0]
             if isinstance(statement, (ast.Import, ast.ImportFrom)):
                 source.add_import(statement)
             elif node is source.body[0] and isinstance(statement, ast.Expr):
@@ -76,6 +76,8 @@ class Source:
                 self.add_import(line)
         if not names:
             raise self.error(f"defines nothing by {ast.unparse(statement).splitlines()[0]!r}")
+        for name in sorted(names & self.units.keys()):
+            raise self.error(f"defines {name} twice")
         unit = Unit(self.name, node, code, frozenset(names - self.imports.keys()), used_names(code))
         self.units |= dict.fromkeys(unit.names, unit)
 

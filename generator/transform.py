@@ -21,10 +21,11 @@ from typing import Any
 import black
 import libcst as cst
 from black.mode import TargetVersion
+from black.parsing import InvalidInput
 
 from generator import BANNER
 from generator.registry import CHECKS, TEMPLATES, Entry, input_kinds, suggest
-from generator.source import Import, Source, Unit, import_lines, needed_names
+from generator.source import Import, Source, TemplateError, Unit, import_lines, needed_names
 
 BASICS = "_basics"  # the module of templates/ whose checks are no part of the story
 BASICS_HEADING = f"# {' checks that read the same for every model ':-^98}\n"
@@ -49,8 +50,12 @@ class Templates:
     def source(self, name: str) -> Source:
         """A module of the directory, `GOLDEN` for `story.GOLDEN` in it."""
         if name not in self.sources:
-            tree = cst.parse_module((self.directory / f"{name}.py").read_bytes())
-            self.sources[name] = Source.of(name, [node.visit(Story()) for node in tree.body])
+            text = (self.directory / f"{name}.py").read_text(encoding="utf-8")
+            try:
+                body = cst.parse_module(text).body
+            except cst.ParserSyntaxError as error:
+                raise Source(name).error(str(error)) from None
+            self.sources[name] = Source.of(name, [node.visit(Story()) for node in body])
         return self.sources[name]
 
     def script(self, entry: Entry, reference: Entry) -> str:
@@ -62,7 +67,7 @@ class Templates:
         try:
             text = self.text(entry)
             compile(text, entry.script, "exec")
-        except (SyntaxError, cst.ParserSyntaxError, black.InvalidInput) as error:
+        except (SyntaxError, cst.ParserSyntaxError, InvalidInput) as error:
             problem = f"templates/{entry.architecture}.py: makes {entry.script} wrong: {error}"
             raise TemplateError(problem) from None
         refuse_names_of_others(text, entry, reference)
@@ -102,12 +107,14 @@ class Templates:
         units = {unit.node: unit for unit in source.units.values()}
         body = []
         for node in source.body:
-            unit = units.get(node)
-            untouched = unit and not words.pattern.search(unit.source)  # a visit is slow
-            filled = node if untouched else node.visit(words)
+            unit, filled = units.get(node), node
+            if unit and "SLOTS" in unit.names:
+                continue
+            if not unit or words.pattern.search(unit.source):  # what has none need not be visited
+                filled = node.visit(words)
             for slot in unit.names & slots.keys() if unit else ():
                 filled = with_value(source, slot, filled, values[slot])
-            body += [] if unit and "SLOTS" in unit.names else [filled]
+            body.append(filled)
         check_slots(source, slots, words, entry)
         filled_source = Source.of(entry.architecture, body)
         for name in entry.config_classes:
@@ -242,12 +249,12 @@ def with_value(source: Source, slot: str, statement: Any, value: str) -> Any:
 
 def check_slots(source: Source, slots: Mapping[str, str], words: Words, entry: Entry) -> None:
     """Refuse slots that nothing uses or that overlap, and constants of the entry without a slot."""
-    for slot in sorted(words.words.keys() - words.used):
-        raise source.error(f"nothing uses the slot {slot!r}{suggest(slot, source.units)}")
     for one, other in itertools.permutations(words.words, 2):
         a, b = (re.findall(r"\w+|\W+", word) for word in (one, other))
         if any(a[-n:] == b[:n] for n in range(1, min(len(a), len(b)))):
             raise source.error(f"the slots {one!r} and {other!r} overlap")
+    for slot in sorted(words.words.keys() - words.used):
+        raise source.error(f"nothing uses the slot {slot!r}{suggest(slot, source.units)}")
     taken = {fact.removeprefix("constants.") for fact in slots.values()}
     for key in sorted(entry.constants.keys() - taken):
         raise source.error(f"no slot takes {key!r} of [{entry.family}.constants]")
@@ -316,9 +323,7 @@ def formatted(code: str) -> str:
 
 
 def refuse_names_of_others(text: str, entry: Entry, reference: Entry) -> None:
-    """Refuse a script in which a name of the template's own family is left, unless it is a name of
-    this family too.
-    """
+    """Refuse a script in which a name is left that is of the template's own family alone."""
     names = {reference.family, reference.title, reference.model_class, *reference.config_classes}
     for name in sorted(names | {reference.checkpoint or reference.family}):
         word = re.compile(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", re.IGNORECASE)

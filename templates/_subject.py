@@ -103,10 +103,8 @@ class Subject:
     def call(self, model: Any, inputs: Tensors, **options: Any) -> Any:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
-        floats = {name: model.dtype for name, value in inputs.items() if value.is_floating_point()}
-        placed = {name: v.to(model.device, floats.get(name)) for name, v in inputs.items()}
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
-            return model(**placed, **options)
+            return model(**placed(inputs, model), **options)
 
     def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
@@ -139,12 +137,18 @@ class Subject:
         return float(values[0] - values[1]) / (2 * step)
 
 
+def placed(inputs: Tensors, model: Any) -> Tensors:
+    """`inputs` on the device of `model`, floating point ones in its type."""
+    floats = {name: model.dtype for name, value in inputs.items() if value.is_floating_point()}
+    return {name: value.to(model.device, floats.get(name)) for name, value in inputs.items()}
+
+
 def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
     """Greedy decoding of exactly 5 tokens: the logits of each step, (rows, 5, vocabulary)."""
-    placed = {name: value.clone().to(subject.device) for name, value in inputs.items()}
+    inputs = {name: value.clone() for name, value in inputs.items()}  # some models write on them
     options |= {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
     options |= {"output_logits": True, "return_dict_in_generate": True}
-    made = subject.model.generate(**placed, **options)
+    made = subject.model.generate(**placed(inputs, subject.model), **options)
     return {"logits": torch.stack(made.logits, 1).cpu().double()}
 
 

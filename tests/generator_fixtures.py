@@ -209,7 +209,7 @@ FAMILY = "bert"
 MODEL_CLASS = "BertModel"
 ALL_OUTPUTS: dict[str, bool] = {}  # everything that Bert gives
 OUTPUTS = {"input_ids": (2, 4), "attention_mask": (2, 4)}
-GOLDEN = {"input_ids": (52.0,), "attention_mask": (7.0,)}
+GOLDEN = {"input_ids": (60.0,), "attention_mask": (7.0,)}
 STEPS = (1, 2)
 DOUBLED = tuple(2 * step for step in STEPS)
 
@@ -273,7 +273,7 @@ loss = "takes labels"
 [bert.constants]
 steps = [1, 2]
 [bert.golden]
-input_ids = [52.0]
+input_ids = [60.0]
 attention_mask = [7.0]
 
 [roberta]
@@ -318,7 +318,7 @@ def write_project(folder: Path, **changes: tuple[str, str]) -> tuple[Path, Path]
     """Write the registry and the templates into `folder`; gives back where they are.
 
     A keyword names a file (`toml` is the registry, `encoder` the template, others are
-    `templates/_*.py`), in which the first text is replaced by the second.
+    `templates/_*.py`), in which the first text is replaced by the second; in the registry once.
     """
     files = {f"templates/{name}": text for name, text in TEMPLATES.items()}
     files["registry/encoder.toml"] = ENCODER
@@ -326,7 +326,7 @@ def write_project(folder: Path, **changes: tuple[str, str]) -> tuple[Path, Path]
     for key, (old, new) in changes.items():
         name = known.get(key, f"templates/_{key}.py")
         assert old in files[name], f"{name} has no {old!r}"
-        files[name] = files[name].replace(old, new, 1)
+        files[name] = files[name].replace(old, new, 1 if key == "toml" else -1)
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")

@@ -44,11 +44,11 @@ def test_one_that_fails_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[[bert]]\nreason = "x"\nconfg = {}', "unknown key 'confg'.*'config'"),
-        ("[[bert]]\nhead = 'BertModel'", "no reason"),
-        ('[[bert]]\nreason = "x"\nno_gradient = "a"', "no_gradient is a str"),
-        ('[[bert]]\nreason = "x"\nnot_applicable = ["cahce"]', "no check 'cahce'.*'cache'"),
-        ("[[bert]\n", "overrides.toml: "),
+        ('[[bert]]\nreason = "x"\nconfg = {}', r"unknown key 'confg'.*'config'"),
+        ("[[bert]]\nhead = 'BertModel'", "no key 'reason'"),
+        ('[[bert]]\nreason = "x"\nno_gradient = "a"', "'no_gradient' of type str, not list"),
+        ('[[bert]]\nreason = "x"\nnot_applicable = ["cahce"]', "no 'cahce'.*'cache'"),
+        ("[[bert]\n", "overrides.toml: Expected"),
     ],
 )
 def test_an_override_that_says_nothing_is_refused(tmp_path: Path, text: str, message: str) -> None:
