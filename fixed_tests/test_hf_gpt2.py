@@ -100,7 +100,8 @@ def build_config() -> GPT2Config:
 def build_model(weights: str, size: str, seed: int) -> GPT2LMHeadModel:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return GPT2LMHeadModel.from_pretrained(CHECKPOINT if weights == "pretrained" else weights)
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return GPT2LMHeadModel.from_pretrained(where)
     model = GPT2LMHeadModel(GPT2Config() if size == "full" else build_config())
     set_weights(model, seed)
     return model
@@ -112,94 +113,6 @@ def build_inputs(config: GPT2Config, seed: int) -> Tensors:
         "input_ids": token_ids("input_ids", shape=(2, 12), low=5, high=99, seed=seed),
         "attention_mask": ragged_mask(lengths=(12, 9), width=12),
     }
-
-
-def test_forward(subject: Subject) -> None:
-    """The outputs have the contracted names and shapes and are finite; tuple and dict agree."""
-    for name, value in subject.outputs.items():
-        assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
-    everything = subject.run(subject.reference, subject.inputs, **ALL_OUTPUTS)
-    shapes = {name: tuple(value.shape) for name, value in everything.items()}
-    assert shapes == OUTPUTS or subject.size == "full", f"the shapes are {shapes}"
-    as_tuple = subject.run(subject.model, subject.inputs, return_dict=False)
-    for element, (name, value) in zip(as_tuple.values(), subject.outputs.items(), strict=True):
-        assert torch.equal(element, value), f"{name} differs with return_dict=False"
-
-
-def test_device_parity(subject: Subject) -> None:
-    """The outputs are as near to the fp64 reference as rounding explains; so are the choices."""
-    what = f"{subject.device} against fp64"
-    assert_agree(subject.outputs, subject.expected, subject.bounds, what)
-    for name in [name for name in subject.expected if name.endswith("logits")]:
-        best, second = subject.expected[name].topk(2).values.unbind(-1)
-        clear = best - second > 10 * subject.bounds[name]
-        wrong = (subject.outputs[name].argmax(-1) != subject.expected[name].argmax(-1))[clear].sum()
-        assert not wrong, f"{what}: {wrong} of {clear.sum()} clear top choices of {name} differ"
-
-
-def test_placement(subject: Subject) -> None:
-    """The requested device holds the parameters and did the work."""
-    kind = torch.device(subject.device).type
-    elsewhere = {
-        n: str(p.device) for n, p in subject.model.named_parameters() if p.device.type != kind
-    }
-    assert not elsewhere, f"parameters are not on {kind}: {elsewhere}"
-    operators = operators_by_device(lambda: subject.run(subject.model, subject.inputs))
-    share = note(operators[kind] / operators.total(), 1.0)
-    assert share > 0.9, f"{share:.0%} of the operators ran on {kind}: {dict(operators)}"
-
-
-def test_determinism(subject: Subject) -> None:
-    """Two runs on the same inputs agree."""
-    bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
-    assert_agree(
-        subject.run(subject.model, subject.inputs), subject.outputs, bounds, "a second run"
-    )
-
-
-def test_sensitivity(subject: Subject) -> None:
-    """Each input changes the output: else every other check would pass on nothing."""
-    others = build_inputs(subject.model.config, subject.seed + 1)
-    for name, value in subject.inputs.items():
-        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
-            others[name] = torch.where(
-                torch.arange(value.shape[-1]) >= value.shape[-1] // 2, value, 0
-            )
-        outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
-        effects = [
-            rmse(outputs[key], v) / subject.bounds[key] for key, v in subject.outputs.items()
-        ]
-        effect = note(max(effects), 10)
-        assert effect > 10, f"{name} changes the outputs by only {effect:.1f} times the bound"
-
-
-def test_golden(subject: Subject) -> None:
-    """The fp64 outputs are those that were stored: else the model's behaviour has changed."""
-    if (subject.weights, subject.size, subject.seed) != ("random", "tiny", SEED):
-        raise unittest.SkipTest(f"the golden values are of random tiny weights, seed {SEED}")
-    assert subject.expected.keys() == GOLDEN.keys(), f"the outputs are {[*subject.expected]}"
-    for name, golden in GOLDEN.items():
-        found, bound = fingerprint(subject.expected[name]), 1e-6 * golden[0]
-        error = note(max(abs(a - b) for a, b in zip(found, golden, strict=True)), bound)
-        assert error <= bound, f"{name} has the fingerprint {found}, stored is {golden}"
-
-
-def test_save_load(subject: Subject) -> None:
-    """A saved model loads without a complaint, gives equal outputs, keeps its tied weights."""
-    loaded, report = subject.reloaded(subject.model, subject.dtype)
-    problems = {key: value for key, value in report.items() if value}
-    assert not problems, f"from_pretrained reports {problems}"
-    bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
-    assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
-    count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
-    assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
-
-
-def test_tying(subject: Subject) -> None:
-    """Input and output embedding are one tensor exactly where the configuration says so."""
-    embedding, head = subject.model.get_input_embeddings(), subject.model.get_output_embeddings()
-    tied, asked = head.weight is embedding.weight, subject.model.config.tie_word_embeddings
-    assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
 
 
 def test_attention_parity(subject: Subject) -> None:
@@ -254,9 +167,7 @@ def test_causality(subject: Subject) -> None:
         before = first(subject.run(subject.model, inputs), kept, width)
         after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
         what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
-        assert_agree(
-            {"logits": after["logits"]}, {"logits": before["logits"]}, subject.bounds, what
-        )
+        assert_agree(after, {"logits": before["logits"]}, subject.bounds, what)
 
 
 def test_cache(subject: Subject) -> None:
@@ -282,34 +193,13 @@ def test_generate(subject: Subject) -> None:
     padded = torch.cat([ids[:1], torch.cat([ids[1:, :3] * 0, ids[1:, :6]], 1)])
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
-    cached = generate(subject, {"input_ids": padded, "attention_mask": mask}, use_cache=True)
-    uncached = generate(subject, {"input_ids": padded, "attention_mask": mask}, use_cache=False)
-    alone = generate(
-        subject, {"input_ids": ids[1:, :6], "attention_mask": mask[1:, 3:]}, use_cache=True
-    )
+    inputs = {"input_ids": padded, "attention_mask": mask}
+    bare = {"input_ids": ids[1:, :6], "attention_mask": mask[1:, 3:]}
+    cached = generate(subject, inputs, use_cache=True)
+    uncached = generate(subject, inputs, use_cache=False)
+    alone = generate(subject, bare, use_cache=True)
     assert_agree(uncached, cached, subject.bounds, "without the cache")
     assert_agree(alone, row_of(cached, 1), subject.bounds, "a row without its left padding")
-
-
-def test_gradients(subject: Subject) -> None:
-    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
-    model, slopes, dead = subject.model, [], set()
-    subject.objective(model).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and (
-            parameter.grad is None or not 0 < rms(parameter.grad) < float("inf")
-        ):
-            dead.add(name)
-        elif parameter.requires_grad:
-            direction = normals(f"direction {name}", parameter.shape).double()
-            slopes.append((parameter.grad.double().cpu() * direction).sum())
-    model.zero_grad()
-    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
-    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
-    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
-    bound = 1e3 * subject.eps * torch.stack(slopes).norm().item()
-    error = note(abs(slope - expected), bound)
-    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
 
 
 def test_loss(subject: Subject) -> None:
@@ -320,6 +210,112 @@ def test_loss(subject: Subject) -> None:
     logits, following = outputs["logits"][:, :-1].flatten(0, 1), labels[:, 1:].flatten()
     expected = torch.nn.functional.cross_entropy(logits, following)
     assert_loss(outputs["loss"], expected, subject.eps)
+
+
+# --------------------------- checks that read the same for every model ----------------------------
+
+
+def test_forward(subject: Subject) -> None:
+    """The outputs have the contracted names and shapes and are finite; tuple and dict agree."""
+    for name, value in subject.outputs.items():
+        assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
+    everything = subject.run(subject.reference, subject.inputs, **ALL_OUTPUTS)
+    shapes = {name: tuple(value.shape) for name, value in everything.items()}
+    assert shapes == OUTPUTS or subject.size == "full", f"the shapes are {shapes}"
+    as_tuple = subject.run(subject.model, subject.inputs, return_dict=False)
+    for element, (name, value) in zip(as_tuple.values(), subject.outputs.items(), strict=True):
+        assert torch.equal(element, value), f"{name} differs with return_dict=False"
+
+
+def test_device_parity(subject: Subject) -> None:
+    """The outputs are as near to the fp64 reference as rounding explains; so are the choices."""
+    what = f"{subject.device} against fp64"
+    assert_agree(subject.outputs, subject.expected, subject.bounds, what)
+    for name in [name for name in subject.expected if name.endswith("logits")]:
+        found, expected = subject.outputs[name], subject.expected[name]
+        best, second = expected.topk(2).values.unbind(-1)
+        clear = best - second > 10 * subject.bounds[name]
+        wrong = (found.argmax(-1) != expected.argmax(-1))[clear].sum()
+        assert not wrong, f"{what}: {wrong} of {clear.sum()} clear top choices of {name} differ"
+
+
+def test_placement(subject: Subject) -> None:
+    """The requested device holds the parameters and did the work."""
+    kind = torch.device(subject.device).type
+    for name, parameter in subject.model.named_parameters():
+        assert parameter.device.type == kind, f"{name} is on {parameter.device}, not on {kind}"
+    operators = operators_by_device(lambda: subject.run(subject.model, subject.inputs))
+    share = note(operators[kind] / operators.total(), 1.0)
+    assert share > 0.9, f"{share:.0%} of the operators ran on {kind}: {dict(operators)}"
+
+
+def test_determinism(subject: Subject) -> None:
+    """Two runs on the same inputs agree."""
+    bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
+    again = subject.run(subject.model, subject.inputs)
+    assert_agree(again, subject.outputs, bounds, "a second run")
+
+
+def test_sensitivity(subject: Subject) -> None:
+    """Each input changes the output: else every other check would pass on nothing."""
+    others = build_inputs(subject.model.config, subject.seed + 1)
+    for name, value in subject.inputs.items():
+        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
+            others[name] = value.clone()
+            others[name][..., : value.shape[-1] // 2] = 0
+        outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
+        errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
+        effect = note(max(error / subject.bounds[key] for key, error in errors.items()), 10)
+        assert effect > 10, f"{name} changes the outputs by only {effect:.1f} times the bound"
+
+
+def test_golden(subject: Subject) -> None:
+    """The fp64 outputs are those that were stored: else the model's behaviour has changed."""
+    if (subject.weights, subject.size, subject.seed) != ("random", "tiny", SEED):
+        raise unittest.SkipTest(f"the golden values are of random tiny weights, seed {SEED}")
+    assert subject.expected.keys() == GOLDEN.keys(), f"the outputs are {[*subject.expected]}"
+    for name, golden in GOLDEN.items():
+        found, bound = fingerprint(subject.expected[name]), 1e-6 * golden[0]
+        error = note(max(abs(a - b) for a, b in zip(found, golden, strict=True)), bound)
+        assert error <= bound, f"{name} has the fingerprint {found}, stored is {golden}"
+
+
+def test_save_load(subject: Subject) -> None:
+    """A saved model loads without a complaint, gives equal outputs, keeps its tied weights."""
+    loaded, report = subject.reloaded(subject.model, subject.dtype)
+    problems = {key: value for key, value in report.items() if value}
+    assert not problems, f"from_pretrained reports {problems}"
+    bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
+    assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
+    count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
+    assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
+
+
+def test_tying(subject: Subject) -> None:
+    """Input and output embedding are one tensor exactly where the configuration says so."""
+    embedding, head = subject.model.get_input_embeddings(), subject.model.get_output_embeddings()
+    tied, asked = head.weight is embedding.weight, subject.model.config.tie_word_embeddings
+    assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
+
+
+def test_gradients(subject: Subject) -> None:
+    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
+    model, slopes, dead = subject.model, [], set()
+    subject.objective(model).backward()
+    for name, parameter in model.named_parameters():
+        gradient = torch.zeros(1) if parameter.grad is None else parameter.grad.cpu().double()
+        if parameter.requires_grad and not 0 < rms(gradient) < float("inf"):
+            dead.add(name)
+        elif parameter.requires_grad:
+            direction = normals(f"direction {name}", parameter.shape).double()
+            slopes.append((gradient * direction).sum())
+    model.zero_grad()
+    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
+    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
+    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
+    bound = 1e3 * subject.eps * torch.stack(slopes).norm().item()
+    error = note(abs(slope - expected), bound)
+    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
 
 
 def test_dtype_bf16(subject: Subject) -> None:
@@ -354,7 +350,7 @@ def test_isolation(subject: Subject) -> None:
     assert not touched, f"a forward pass changes {touched}"
 
 
-# ----------------------- machinery, the same in every script that needs it ------------------------
+# ---------------- machinery: the model on its device, comparison, devices, report -----------------
 
 
 def hashes(name: str, seed: int, start: int, count: int) -> numpy.ndarray:
@@ -612,7 +608,7 @@ class Subject:
 
 def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
     """Greedy decoding of exactly 5 tokens: the logits of each step, (rows, 5, vocabulary)."""
-    placed = {name: value.to(subject.device) for name, value in inputs.items()}
+    placed = {name: value.clone().to(subject.device) for name, value in inputs.items()}
     options |= {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
     options |= {"output_logits": True, "return_dict_in_generate": True}
     made = subject.model.generate(**placed, **options)

@@ -119,9 +119,8 @@ def build_config() -> SpeechT5Config:
 def build_model(weights: str, size: str, seed: int) -> SpeechT5ForSpeechToText:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        return SpeechT5ForSpeechToText.from_pretrained(
-            CHECKPOINT if weights == "pretrained" else weights
-        )
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return SpeechT5ForSpeechToText.from_pretrained(where)
     model = SpeechT5ForSpeechToText(SpeechT5Config() if size == "full" else build_config())
     set_weights(model, seed)
     return model
@@ -136,6 +135,77 @@ def build_inputs(config: SpeechT5Config, seed: int) -> Tensors:
             "decoder_input_ids", shape=(2, 7), low=5, high=81, seed=seed
         ),
     }
+
+
+def test_batch_invariance(subject: Subject) -> None:
+    """Each row alone gives what it gives in the batch."""
+    for row in (0, 1):
+        alone = subject.run(subject.model, row_of(subject.inputs, row))
+        assert_agree(alone, row_of(subject.outputs, row), subject.bounds, f"row {row} alone")
+
+
+def test_causality(subject: Subject) -> None:
+    """A later token changes nothing before it, with and without an attention mask."""
+    name = [name for name in subject.inputs if name.endswith("input_ids")][-1]
+    ids = subject.inputs[name].clone()
+    width, kept = ids.shape[1], ids.shape[1] - 4
+    ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
+    for dropped in ("", "attention_mask"):
+        inputs = {key: value for key, value in subject.inputs.items() if key != dropped}
+        before = first(subject.run(subject.model, inputs), kept, width)
+        after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
+        what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
+        assert_agree(after, {"logits": before["logits"]}, subject.bounds, what)
+
+
+def test_cache(subject: Subject) -> None:
+    """Decoding in pieces with the cache gives what one pass over all tokens gives in fp64."""
+    for sizes in ([3, 1, 1, 1, 1], [4, 3]):
+        cache, logits, inputs, encoded = None, [], dict(subject.inputs), None
+        for inputs["decoder_input_ids"] in subject.inputs["decoder_input_ids"].split(sizes, dim=1):
+            options = {"past_key_values": cache, "encoder_outputs": encoded, "use_cache": True}
+            with torch.no_grad():
+                step = subject.call(subject.model, inputs, **options)
+            cache, encoded = step.past_key_values, BaseModelOutput(step.encoder_last_hidden_state)
+            logits.append(step.logits.cpu().double())
+        expected = {"logits": subject.expected["logits"]}
+        what = f"decoding in pieces of {sizes}"
+        assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
+
+
+def test_generate(subject: Subject) -> None:
+    """Greedy decoding gives the same logits without the cache, and for each row alone."""
+    inputs = {name: v for name, v in subject.inputs.items() if name != "decoder_input_ids"}
+    cached = generate(subject, inputs, use_cache=True)
+    assert_agree(
+        generate(subject, inputs, use_cache=False), cached, subject.bounds, "without cache"
+    )
+    alone = generate(subject, row_of(inputs, 1), use_cache=True)
+    assert_agree(alone, row_of(cached, 1), subject.bounds, "a row alone")
+
+
+def test_loss(subject: Subject) -> None:
+    """The loss is the mean cross-entropy of the labels (-100: none).
+
+    The decoder reads them behind the start token, whether the model shifts them or the caller.
+    """
+    labels = subject.inputs["decoder_input_ids"].clone()
+    start = torch.full_like(labels[:, :1], subject.model.config.decoder_start_token_id)
+    shifted = torch.cat([start, labels[:, :-1]], 1)
+    by_caller = subject.run(subject.model, subject.inputs | {"decoder_input_ids": shifted})
+    inputs = {key: value for key, value in subject.inputs.items() if key != "decoder_input_ids"}
+    by_model = subject.run(subject.model, inputs | {"labels": labels})
+    assert_agree(
+        by_model, {"logits": by_caller["logits"]}, subject.bounds, "labels shifted by the model"
+    )
+    labels[:, 3:5] = -100
+    outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
+    logits = outputs["logits"].flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, labels.flatten())
+    assert_loss(outputs["loss"], expected, subject.eps)
+
+
+# --------------------------- checks that read the same for every model ----------------------------
 
 
 def test_forward(subject: Subject) -> None:
@@ -155,19 +225,18 @@ def test_device_parity(subject: Subject) -> None:
     what = f"{subject.device} against fp64"
     assert_agree(subject.outputs, subject.expected, subject.bounds, what)
     for name in [name for name in subject.expected if name.endswith("logits")]:
-        best, second = subject.expected[name].topk(2).values.unbind(-1)
+        found, expected = subject.outputs[name], subject.expected[name]
+        best, second = expected.topk(2).values.unbind(-1)
         clear = best - second > 10 * subject.bounds[name]
-        wrong = (subject.outputs[name].argmax(-1) != subject.expected[name].argmax(-1))[clear].sum()
+        wrong = (found.argmax(-1) != expected.argmax(-1))[clear].sum()
         assert not wrong, f"{what}: {wrong} of {clear.sum()} clear top choices of {name} differ"
 
 
 def test_placement(subject: Subject) -> None:
     """The requested device holds the parameters and did the work."""
     kind = torch.device(subject.device).type
-    elsewhere = {
-        n: str(p.device) for n, p in subject.model.named_parameters() if p.device.type != kind
-    }
-    assert not elsewhere, f"parameters are not on {kind}: {elsewhere}"
+    for name, parameter in subject.model.named_parameters():
+        assert parameter.device.type == kind, f"{name} is on {parameter.device}, not on {kind}"
     operators = operators_by_device(lambda: subject.run(subject.model, subject.inputs))
     share = note(operators[kind] / operators.total(), 1.0)
     assert share > 0.9, f"{share:.0%} of the operators ran on {kind}: {dict(operators)}"
@@ -176,9 +245,8 @@ def test_placement(subject: Subject) -> None:
 def test_determinism(subject: Subject) -> None:
     """Two runs on the same inputs agree."""
     bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
-    assert_agree(
-        subject.run(subject.model, subject.inputs), subject.outputs, bounds, "a second run"
-    )
+    again = subject.run(subject.model, subject.inputs)
+    assert_agree(again, subject.outputs, bounds, "a second run")
 
 
 def test_sensitivity(subject: Subject) -> None:
@@ -186,14 +254,11 @@ def test_sensitivity(subject: Subject) -> None:
     others = build_inputs(subject.model.config, subject.seed + 1)
     for name, value in subject.inputs.items():
         if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
-            others[name] = torch.where(
-                torch.arange(value.shape[-1]) >= value.shape[-1] // 2, value, 0
-            )
+            others[name] = value.clone()
+            others[name][..., : value.shape[-1] // 2] = 0
         outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
-        effects = [
-            rmse(outputs[key], v) / subject.bounds[key] for key, v in subject.outputs.items()
-        ]
-        effect = note(max(effects), 10)
+        errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
+        effect = note(max(error / subject.bounds[key] for key, error in errors.items()), 10)
         assert effect > 10, f"{name} changes the outputs by only {effect:.1f} times the bound"
 
 
@@ -226,67 +291,17 @@ def test_tying(subject: Subject) -> None:
     assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
 
 
-def test_batch_invariance(subject: Subject) -> None:
-    """Each row alone gives what it gives in the batch."""
-    for row in (0, 1):
-        alone = subject.run(subject.model, row_of(subject.inputs, row))
-        assert_agree(alone, row_of(subject.outputs, row), subject.bounds, f"row {row} alone")
-
-
-def test_causality(subject: Subject) -> None:
-    """A later token changes nothing before it, with and without an attention mask."""
-    name = [name for name in subject.inputs if name.endswith("input_ids")][-1]
-    ids = subject.inputs[name].clone()
-    width, kept = ids.shape[1], ids.shape[1] - 4
-    ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
-    for dropped in ("", "attention_mask"):
-        inputs = {key: value for key, value in subject.inputs.items() if key != dropped}
-        before = first(subject.run(subject.model, inputs), kept, width)
-        after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
-        what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
-        assert_agree(
-            {"logits": after["logits"]}, {"logits": before["logits"]}, subject.bounds, what
-        )
-
-
-def test_cache(subject: Subject) -> None:
-    """Decoding in pieces with the cache gives what one pass over all tokens gives in fp64."""
-    for sizes in ([3, 1, 1, 1, 1], [4, 3]):
-        cache, logits, inputs, encoded = None, [], dict(subject.inputs), None
-        for inputs["decoder_input_ids"] in subject.inputs["decoder_input_ids"].split(sizes, dim=1):
-            options = {"past_key_values": cache, "encoder_outputs": encoded, "use_cache": True}
-            with torch.no_grad():
-                step = subject.call(subject.model, inputs, **options)
-            cache, encoded = step.past_key_values, BaseModelOutput(step.encoder_last_hidden_state)
-            logits.append(step.logits.cpu().double())
-        expected = {"logits": subject.expected["logits"]}
-        what = f"decoding in pieces of {sizes}"
-        assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
-
-
-def test_generate(subject: Subject) -> None:
-    """Greedy decoding gives the same logits without the cache, and for each row alone."""
-    inputs = {name: v for name, v in subject.inputs.items() if name != "decoder_input_ids"}
-    cached = generate(subject, inputs, use_cache=True)
-    assert_agree(
-        generate(subject, inputs, use_cache=False), cached, subject.bounds, "without cache"
-    )
-    alone = generate(subject, row_of(inputs, 1), use_cache=True)
-    assert_agree(alone, row_of(cached, 1), subject.bounds, "a row alone")
-
-
 def test_gradients(subject: Subject) -> None:
     """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
     model, slopes, dead = subject.model, [], set()
     subject.objective(model).backward()
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and (
-            parameter.grad is None or not 0 < rms(parameter.grad) < float("inf")
-        ):
+        gradient = torch.zeros(1) if parameter.grad is None else parameter.grad.cpu().double()
+        if parameter.requires_grad and not 0 < rms(gradient) < float("inf"):
             dead.add(name)
         elif parameter.requires_grad:
             direction = normals(f"direction {name}", parameter.shape).double()
-            slopes.append((parameter.grad.double().cpu() * direction).sum())
+            slopes.append((gradient * direction).sum())
     model.zero_grad()
     excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
     assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
@@ -294,27 +309,6 @@ def test_gradients(subject: Subject) -> None:
     bound = 1e3 * subject.eps * torch.stack(slopes).norm().item()
     error = note(abs(slope - expected), bound)
     assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
-
-
-def test_loss(subject: Subject) -> None:
-    """The loss is the mean cross-entropy of the labels (-100: none).
-
-    The decoder reads them behind the start token, whether the model shifts them or the caller.
-    """
-    labels = subject.inputs["decoder_input_ids"].clone()
-    start = torch.full_like(labels[:, :1], subject.model.config.decoder_start_token_id)
-    shifted = torch.cat([start, labels[:, :-1]], 1)
-    by_caller = subject.run(subject.model, subject.inputs | {"decoder_input_ids": shifted})
-    inputs = {key: value for key, value in subject.inputs.items() if key != "decoder_input_ids"}
-    by_model = subject.run(subject.model, inputs | {"labels": labels})
-    assert_agree(
-        by_model, {"logits": by_caller["logits"]}, subject.bounds, "labels shifted by the model"
-    )
-    labels[:, 3:5] = -100
-    outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
-    logits = outputs["logits"].flatten(0, 1)
-    expected = torch.nn.functional.cross_entropy(logits, labels.flatten())
-    assert_loss(outputs["loss"], expected, subject.eps)
 
 
 def test_dtype_bf16(subject: Subject) -> None:
@@ -349,7 +343,7 @@ def test_isolation(subject: Subject) -> None:
     assert not touched, f"a forward pass changes {touched}"
 
 
-# ----------------------- machinery, the same in every script that needs it ------------------------
+# ---------------- machinery: the model on its device, comparison, devices, report -----------------
 
 
 def hashes(name: str, seed: int, start: int, count: int) -> numpy.ndarray:
@@ -607,7 +601,7 @@ class Subject:
 
 def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
     """Greedy decoding of exactly 5 tokens: the logits of each step, (rows, 5, vocabulary)."""
-    placed = {name: value.to(subject.device) for name, value in inputs.items()}
+    placed = {name: value.clone().to(subject.device) for name, value in inputs.items()}
     options |= {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
     options |= {"output_logits": True, "return_dict_in_generate": True}
     made = subject.model.generate(**placed, **options)

@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from generator import ROOT, registry
-from generator.shrink import SPECIAL_IDS_END, Tree, instantiate, shrink
+from generator.shrink import RELAXATIONS, SPECIAL_IDS_END, Tree, instantiate, shrink
 from templates import _random, _story
 from templates._compare import fingerprint, flatten
 from templates._subject import Subject
@@ -158,12 +158,19 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
         config = merged(config, override.config)
     candidate = choose(family, next((o for o in overrides if o.head), None))
     labels = {"num_labels": LABELS} if candidate.architecture in LABELLED else {}
-    candidate.tree = shrink(candidate.model_class.config_class, labels | config)
-    candidate.config = instantiate(candidate.tree)
-    candidate.inputs = INPUTS[candidate.architecture](candidate)
-    for override in overrides:
-        candidate.inputs |= override.inputs
-    return run(candidate, overrides)
+    problems: list[Exception] = []
+    for relaxed in RELAXATIONS:
+        try:
+            config_class = candidate.model_class.config_class
+            candidate.tree = shrink(config_class, labels | config, relaxed=relaxed)
+            candidate.config = instantiate(candidate.tree)
+            candidate.inputs = INPUTS[candidate.architecture](candidate)
+            for override in overrides:
+                candidate.inputs |= override.inputs
+            return run(candidate, overrides)
+        except Exception as problem:  # models refuse what does not suit them in every way
+            problems.append(problem)
+    raise problems[0]
 
 
 def merged(first: Tree, second: Tree) -> Tree:
@@ -253,13 +260,23 @@ def seq2seq_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 def vision_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Square images of the configured size."""
-    return {"pixel_values": values(2, *image(candidate.config, "config"))}
+    return {"pixel_values": values(2, *image(candidate))}
 
 
-def image(config: Any, path: str) -> list[int | str]:
-    """Channels, height and width of an image by the configuration `config`, reached by `path`."""
-    channels = getattr(config, "num_channels", 3)
-    return [channels, f"{path}.image_size", f"{path}.image_size"]
+def image(candidate: Candidate) -> list[int | str]:
+    """Channels, height and width of an image: expressions of the configuration, or 64 pixels."""
+    channels, size = reach(candidate.config, "num_channels"), reach(candidate.config, "image_size")
+    return [concrete(channels, candidate.config) or 3, size or 64, size or 64]
+
+
+def reach(config: Any, name: str, path: str = "config") -> str | None:
+    """The expression that gives the integer `name` of a configuration or of one of its parts."""
+    if type(getattr(config, name, None)) is int:
+        return f"{path}.{name}"
+    for part in getattr(config, "sub_configs", {}):
+        if found := reach(getattr(config, part), name, f"{path}.{part}"):
+            return found
+    return None
 
 
 def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
@@ -272,24 +289,21 @@ def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 def video_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Frames of square images."""
-    return {"pixel_values": values(2, "config.num_frames", *image(candidate.config, "config"))}
+    return {"pixel_values": values(2, "config.num_frames", *image(candidate))}
 
 
 def dual_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Texts that end in the end token, at which such models pool, and images."""
-    ended = {
-        "kind": "ended",
-        "of": tokens(candidate),
-        "token": "config.text_config.eos_token_id",
-        "lengths": LENGTHS,
-    }
-    pixels = values(2, *image(candidate.config.vision_config, "config.vision_config"))
-    return {"input_ids": ended, "attention_mask": mask(LENGTHS), "pixel_values": pixels}
+    ids, end = tokens(candidate), reach(candidate.config, "eos_token_id")
+    if end:
+        ids = {"kind": "ended", "of": ids, "token": end, "lengths": LENGTHS}
+    pixels = values(2, *image(candidate))
+    return {"input_ids": ids, "attention_mask": mask(LENGTHS), "pixel_values": pixels}
 
 
 def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Images and a text, with a placeholder for each image feature where the model wants them."""
-    pixels = values(2, *image(candidate.config.vision_config, "config.vision_config"))
+    pixels = values(2, *image(candidate))
     for name in ("image_token_index", "image_token_id"):
         if hasattr(candidate.config, name) and hasattr(candidate.config, "image_seq_length"):
             text = tokens(candidate, f"config.image_seq_length + {WIDTH}")
@@ -305,8 +319,10 @@ def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Audio for the encoder, as samples or as spectra, and tokens for the decoder."""
     decoder = {"decoder_input_ids": tokens(candidate, TARGET)}
     if "input_features" in candidate.parameters:
-        frames = "config.max_source_positions * 2"
-        return {"input_features": values(2, "config.num_mel_bins", frames)} | decoder
+        mels = reach(candidate.config, "num_mel_bins") or 80
+        positions = reach(candidate.config, "max_source_positions")
+        frames = f"{positions} * 2" if positions else 80
+        return {"input_features": values(2, mels, frames)} | decoder
     return audio_inputs(candidate) | decoder
 
 
@@ -317,7 +333,7 @@ def audio_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 def codec_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Samples by channel."""
-    return {"input_values": values(2, "config.audio_channels", SAMPLES[0])}
+    return {"input_values": values(2, reach(candidate.config, "audio_channels") or 1, SAMPLES[0])}
 
 
 def series_inputs(candidate: Candidate) -> dict[str, Tree]:

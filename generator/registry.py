@@ -255,7 +255,7 @@ def _check_type(where: str, key: str, value: object, hint: Any) -> None:
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin is types.UnionType:  # str | None: None is the absence of the key
         origin = arguments[0]
-    if origin is Any or origin is float and type(value) is int:
+    if origin is Any or (origin is float and type(value) is int):
         return
     if type(value) is not origin:  # isinstance would take True for an integer
         found, wanted = type(value).__name__, origin.__name__
@@ -269,7 +269,7 @@ def _consistent(where: str, entry: Entry) -> Entry:
     """`entry`, if its parts fit together."""
     for nested in _tables(entry.config):
         for key in nested if "class" in nested else ():
-            if not key.isidentifier() or keyword.iskeyword(key) and key != "class":
+            if not key.isidentifier() or (keyword.iskeyword(key) and key != "class"):
                 raise RegistryError(f"{where}.config] {key!r} cannot be the name of an argument")
     if not isinstance(entry.config.get("class"), str):
         raise RegistryError(f"{where}.config] has no 'class'")
@@ -372,12 +372,17 @@ def _toml(value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
     if value is None or isinstance(value, str):
-        return json.dumps(str(value), ensure_ascii=False)  # the escapes of JSON are TOML's too
+        return _string(str(value))
     raise TypeError(f"the registry cannot hold {value!r}")
 
 
 def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _string(key)
+
+
+def _string(text: str) -> str:
+    """A basic string: one of JSON, but for the one control character that JSON does not escape."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _name(path: Path) -> str:

@@ -85,7 +85,8 @@ def _templates(directory: Path) -> Templates:
 def _addresses(pairs: list[tuple[Entry, Entry]], templates: Path, cache: Path) -> Iterator[Path]:
     """Where the cache has the scripts: named by the hash of all that they are made from."""
     here = Path(__file__).parent
-    code = [here / name for name in ("__init__.py", "registry.py", "transform.py", "render.py")]
+    names = ("__init__", "registry", "source", "transform", "render")
+    code = [here / f"{name}.py" for name in names]
     versions = [importlib.metadata.version(name) for name in ("black", "libcst")]
     common = _hash(
         *versions, *(path.read_bytes() for path in [*code, *sorted(templates.glob("_*.py"))])

@@ -81,17 +81,28 @@ def width_plus(more: int) -> Rule:
 
 # Field name -> rule for integer fields; the first that matches counts.
 RULES: tuple[tuple[str, Rule], ...] = (
-    (r"vocab_size", at_most(VOCABULARY)),
-    (r"num_key_value_heads|num_kv_heads", at_most(HEADS // 2)),
-    (r"(\w+_)?num_attention_heads|num_heads|n_head|(en|de)coder_attention_heads", at_most(HEADS)),
-    (r"head_dim|d_kv", at_most(12)),
+    (r"\w*vocab_size\w*", at_most(VOCABULARY)),
+    (r"num_key_value_heads|num_kv_heads|multi_query_group_num", at_most(HEADS // 2)),
+    (
+        r"(\w+_)?num_attention_heads|(mamba_)?n(um)?_heads?|(en|de)coder_attention_heads",
+        at_most(HEADS),
+    ),
+    (r"mamba_d_head|mamba_head_dim", at_most(16)),  # 2 (expansion) x 32 (width) over 4 heads
+    (r"(mamba_)?n_groups|mamba_n_groups|n_group", at_most(2)),
+    (r"topk_group|first_k_dense_replace|max_window_layers", at_most(1)),
+    (r"qk_nope_head_dim", at_most(8)),
+    (r"(qk_rope|index)_head_dim", at_most(4)),
+    (r"head_dim|d_kv|v_head_dim", at_most(12)),
+    (r"q_lora_rank", at_most(18)),
+    (r"kv_lora_rank", at_most(10)),
     (r"hidden_size|d_model|n_embd|hidden_dim", width_plus(0)),
     (r"encoder_hidden_size", at_most(WIDTHS["vision"])),
     (r"(\w+_)?intermediate_size|\w*ffn_dim|d_ff|n_inner", width_plus(8)),
     (r"projection_dim", at_most(20)),
-    (r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layer|(en|de)coder_layers", at_most(2)),
+    (r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layers?|(en|de)coder_layers", at_most(2)),
     (r"(\w+_)?max_position_embeddings|n_positions|max_(target|text)_positions", at_most(48)),
     (r"max_source_positions", at_most(40)),
+    (r"sliding_window|attention_window", at_most(6)),  # shorter than the text
     (r"num_mel_bins", at_most(16)),
     (r"image_size", at_most(32)),
     (r"patch_size", at_most(8)),
@@ -102,8 +113,9 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"embedding_size", at_most(8)),
     (r"num_conv_pos_embeddings", at_most(16)),
     (r"num_conv_pos_embedding_groups", at_most(4)),
-    (r"num_(local_)?experts", at_most(4)),
-    (r"state_size", at_most(6)),
+    (r"(moe_)?(num|n)_(local_|routed_)?experts", at_most(4)),
+    (r"(moe_)?(num_experts_per_tok|top_?k(_experts)?)|num_selected_experts", at_most(2)),
+    (r"(mamba_d_|ssm_)?state(_size)?|state_size", at_most(6)),
     (r"num_queries", at_most(7)),
     (r"prediction_length", at_most(6)),
     (r"num_filters", at_most(4)),
@@ -120,6 +132,16 @@ LIST_RULES: tuple[tuple[str, Rule], ...] = (
     (r"conv_dim", lambda default, _: [16] * len(default)),
     (r"\w*out_indices", lambda default, _: [*range(len(default))]),
 )
+# What is given up, one after the other, for a model that the rules do not suit: field -> value.
+RELAXATIONS: tuple[Tree, ...] = (
+    {},
+    {r"num_(key_value|kv)_heads": HEADS},
+    {r"head_dim|d_kv": WIDTHS["text"] // HEADS},
+    {r"num_(key_value|kv)_heads": HEADS, r"head_dim|d_kv": WIDTHS["text"] // HEADS},
+    {r"sliding_window": 48},
+    {r"num_hidden_layers|n_layers?": 4},
+    {r"patch_size": 16, "image_size": 64},
+)
 
 
 def shrink(
@@ -127,6 +149,7 @@ def shrink(
     overrides: Tree | None = None,
     arguments: Tree | None = None,
     special: dict[int, int] | None = None,
+    relaxed: Tree | None = None,
 ) -> Tree:
     """The literal arguments that make `config_class` tiny: {"class": name, field: value, ...}.
 
@@ -136,6 +159,7 @@ def shrink(
         arguments: values that a composite gives the class in place of the class's own defaults.
         special: special token ids given out so far, default id -> tiny id; shared by the parts of
             a composite, so that a token keeps one id in all of them.
+        relaxed: one of `RELAXATIONS`.
     """
     overrides, arguments = dict(overrides or {}), dict(arguments or {})
     special = {} if special is None else special
@@ -145,6 +169,9 @@ def shrink(
     for name, default in {**defaults, **arguments}.items():
         if name not in overrides and name not in subs:
             value = tiny_value(name, default, kind, special)
+            for pattern, other in (relaxed or {}).items():
+                if re.fullmatch(pattern, name) and value is not None:
+                    value = other
             if value != defaults.get(name) and value != listed(defaults.get(name)):
                 tree[name] = value
             if (
@@ -155,7 +182,9 @@ def shrink(
         own = overrides.pop(name, None)
         if own is not None or not optional:
             name_of_class = (own or {}).pop("class", sub_class.__name__)
-            tree[name] = shrink(class_of_transformers(name_of_class), own, sub_arguments, special)
+            tree[name] = shrink(
+                class_of_transformers(name_of_class), own, sub_arguments, special, relaxed
+            )
     return tree | overrides
 
 

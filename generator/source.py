@@ -12,6 +12,7 @@ import libcst as cst
 
 from generator import GeneratorError
 
+PROGRAM = "__name__ == '__main__'"
 Import = tuple[str, str | None]  # (module, name): `from module import name`, or `import module`
 
 
@@ -45,6 +46,7 @@ class Source:
     """
 
     name: str
+    body: list[Any] = field(default_factory=list)  # its statements, of libcst
     docstring: str = ""
     units: dict[str, Unit] = field(default_factory=dict)
     imports: dict[str, set[Import]] = field(default_factory=dict)
@@ -52,24 +54,28 @@ class Source:
     @classmethod
     def of(cls, name: str, body: Iterable[Any]) -> Source:
         """The module of templates/ with this name and these statements of libcst."""
-        source = cls(name)
-        for node in body:
+        source = cls(name, list(body))
+        for node in source.body:
             code = cst.Module([]).code_for_node(node)
             [statement] = ast.parse(code).body
-            if isinstance(statement, ast.Expr):
-                source.docstring = code.strip()
-            elif isinstance(statement, (ast.Import, ast.ImportFrom)):
+            if isinstance(statement, (ast.Import, ast.ImportFrom)):
                 source.add_import(statement)
+            elif node is source.body[0] and isinstance(statement, ast.Expr):
+                source.docstring = code.strip()
             else:
                 source.add_unit(node, code, statement)
         return source
 
     def add_unit(self, node: Any, code: str, statement: ast.stmt) -> None:
         """Add what a statement defines."""
-        names = {"__main__"} if isinstance(statement, ast.If) else bound_names(code)
+        names = bound_names(code)
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) == PROGRAM:
+            names = {"__main__"}
         if isinstance(statement, ast.Try) and "MISSING" in names:
             for line in statement.body:
                 self.add_import(line)
+        if not names:
+            raise self.error(f"defines nothing by {ast.unparse(statement).splitlines()[0]!r}")
         unit = Unit(self.name, node, code, frozenset(names - self.imports.keys()), used_names(code))
         self.units |= dict.fromkeys(unit.names, unit)
 

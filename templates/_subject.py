@@ -141,7 +141,7 @@ class Subject:
 
 def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
     """Greedy decoding of exactly 5 tokens: the logits of each step, (rows, 5, vocabulary)."""
-    placed = {name: value.to(subject.device) for name, value in inputs.items()}
+    placed = {name: value.clone().to(subject.device) for name, value in inputs.items()}
     options |= {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
     options |= {"output_logits": True, "return_dict_in_generate": True}
     made = subject.model.generate(**placed, **options)
