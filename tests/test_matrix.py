@@ -15,7 +15,7 @@ import psutil
 import pytest
 from tools_fixtures import Place, damage
 
-from tools import matrix, results, scripts
+from tools import results, scripts, worker
 from tools.__main__ import main
 from tools.processes import LOG_BYTES
 from tools.results import Check, Record
@@ -120,8 +120,8 @@ SABOTAGE = {
 }
 
 
-@pytest.fixture(scope="module")
-def sabotaged(tmp_path_factory: pytest.TempPathFactory) -> Place:
+@pytest.fixture(scope="module", params=["fresh", "warm"])
+def sabotaged(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Place:
     """A finished run of all kinds of SABOTAGE, one script that is no Python, and a good one."""
     place = Place(tmp_path_factory.mktemp("sabotage"))
     for family, (code, *_) in SABOTAGE.items():
@@ -129,7 +129,8 @@ def sabotaged(tmp_path_factory: pytest.TempPathFactory) -> Place:
     place.script("crash_at_exit", end="os.kill(os.getpid(), signal.SIGSEGV)")
     place.script("good")
     (place.scripts / "test_hf_no_python.py").write_text("def (:\n")
-    assert place.matrix("--jobs", "4") == 1
+    assert place.matrix("--jobs", "4", "--retries", "0", runner=request.param) == 1
+    assert {record["run"]["runner"] for record in place.run().records.values()} == {request.param}
     return place
 
 
@@ -184,7 +185,7 @@ def test_passes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert record["run"]["command"][1:] == [
         str(place.scripts / "test_hf_alpha.py"), "--device", "cpu"
     ]  # fmt: skip
-    assert record["environment"]["threads"] == matrix._cores()
+    assert record["environment"]["threads"] == worker.cores()
     out = capsys.readouterr().out
     assert "[1/1] alpha-cpu: pass" in out
     assert "1 pass" in out.splitlines()[-1]
@@ -194,7 +195,13 @@ def test_passes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
 def test_on_a_terminal_a_bar_shows_the_progress(place: Place) -> None:
     place.script("alpha")
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "tools", "matrix", *place.flags("--device", "cpu")]
+    command = [
+        sys.executable,
+        "-m",
+        "tools",
+        "matrix",
+        *place.flags("--device", "cpu", "--runner", "fresh"),
+    ]
     environment = os.environ | {"TERM": "xterm"}
     subprocess.run(command, cwd=scripts.ROOT, env=environment, stdout=theirs, check=True)
     os.close(theirs)
@@ -255,7 +262,7 @@ def test_a_hanging_script_is_stopped_with_all_its_processes(
         f"Path({str(pids)!r}).write_text(f'{{os.getpid()}} {{child.pid}}')\n"
         "print('about to hang'); signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)",
     )
-    assert place.matrix("--timeout", "2") == 1
+    assert place.matrix("--timeout", "2", "--retries", "0") == 1
     check = script_check(place.record("alpha-cpu"))
     assert check["status"] == "timeout"
     assert "was stopped after 2 s, its time limit" in (check["reason"] or "")
@@ -310,7 +317,13 @@ def test_an_interrupted_run_goes_on_where_it_was(
     wait = f"if not Path({str(go)!r}).exists(): time.sleep(1000)"
     place.script("beta", edit=tell_pid(pid) + wait)
     place.script("gamma")
-    command = [sys.executable, "-c", MAIN, "matrix", *place.flags("--device", "cpu")]
+    command = [
+        sys.executable,
+        "-c",
+        MAIN,
+        "matrix",
+        *place.flags("--device", "cpu", "--runner", "fresh"),
+    ]
     process = subprocess.Popen(
         [*command, "--jobs", "1"], cwd=scripts.ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -327,7 +340,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     first = (run.folder / "alpha-cpu.json").read_bytes()
 
     go.touch()
-    assert main(["matrix", *place.flags("--resume")]) == 0
+    assert main(["matrix", *place.flags("--runner", "fresh", "--resume")]) == 0
     again = place.run()
     assert again.folder == run.folder
     assert again.complete
@@ -350,7 +363,7 @@ def test_resume_runs_again_what_changed_broke_or_is_missing(
     (folder / "gamma-cpu.json").unlink()
     (folder / "footer.json").unlink()
     capsys.readouterr()
-    assert main(["matrix", *place.flags("--resume", folder.name)]) == 0
+    assert main(["matrix", *place.flags("--runner", "fresh", "--resume", folder.name)]) == 0
     assert f"run {folder.name}: 3 jobs" in capsys.readouterr().out
     run = place.run()
     assert run.complete
@@ -362,7 +375,13 @@ def test_a_run_that_dies_is_marked_and_can_be_resumed(place: Place, tmp_path: Pa
     pid, go = tmp_path / "pid", tmp_path / "go"
     wait = f"if not Path({str(go)!r}).exists(): time.sleep(1000)"
     place.script("alpha", edit=tell_pid(pid) + wait)
-    command = [sys.executable, "-m", "tools", "matrix", *place.flags("--device", "cpu")]
+    command = [
+        sys.executable,
+        "-m",
+        "tools",
+        "matrix",
+        *place.flags("--device", "cpu", "--runner", "fresh"),
+    ]
     process = subprocess.Popen(command, cwd=scripts.ROOT, stdout=subprocess.DEVNULL)
     wait_for(pid)
     process.kill()
@@ -371,7 +390,7 @@ def test_a_run_that_dies_is_marked_and_can_be_resumed(place: Place, tmp_path: Pa
     assert main(["ingest", *place.flags()]) == 1
     assert place.query("SELECT verdict, complete FROM cells") == [("not run", False)]
     go.touch()
-    assert main(["matrix", *place.flags("--resume")]) == 0
+    assert main(["matrix", *place.flags("--runner", "fresh", "--resume")]) == 0
     assert place.query("SELECT verdict, complete FROM cells") == [("pass", True)]
 
 

@@ -135,10 +135,10 @@ class Place:
         """What the command line parser makes of the flags."""
         return parse([command, *self.flags(*more)])
 
-    def matrix(self, *more: str, device: str | None = "cpu") -> int:
-        """Run the matrix; its exit code."""
+    def matrix(self, *more: str, device: str | None = "cpu", runner: str = "fresh") -> int:
+        """Run the matrix; its exit code. The small scripts gain nothing from a warm parent."""
         devices = ["--device", device] if device else []
-        return main(["matrix", *self.flags(*devices, *more)])
+        return main(["matrix", *self.flags(*devices, "--runner", runner, *more)])
 
     def run(self) -> results.Run:
         """The newest run."""

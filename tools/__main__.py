@@ -72,9 +72,24 @@ def _flags() -> argparse.ArgumentParser:
         "--resume", nargs="?", const="", metavar="RUN_ID", help="go on with this or the last run"
     )
     how = flags.add_argument_group("how to run it (matrix)")
-    how.add_argument("--jobs", type=_count, metavar="N", help="default: half of the cores")
+    how.add_argument(
+        "--jobs", type=_count, metavar="N", help="at once; default: one per core, or 1 if not tiny"
+    )
     how.add_argument(
         "--timeout", type=_seconds, default=600.0, metavar="SECONDS", help="of each script"
+    )
+    how.add_argument(
+        "--runner",
+        choices=["auto", "warm", "fresh"],
+        default="auto",
+        help="fork each script from a process that has imported torch, or start Python anew; "
+        "default: warm where that is safe",
+    )
+    how.add_argument(
+        "--retries", type=_natural, default=1, metavar="N", help="of a crash or timeout; default: 1"
+    )
+    how.add_argument(
+        "--memory", type=_gibibytes, metavar="GIB", help="of each script; default: an equal share"
     )
     where = flags.add_argument_group("where things are")
     for flag, default, text in (
@@ -101,6 +116,17 @@ def _count(text: str) -> int:
     if count < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return count
+
+
+def _natural(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return count
+
+
+def _gibibytes(text: str) -> int:
+    return int(_seconds(text) * 2**30)
 
 
 def _seconds(text: str) -> float:

@@ -31,6 +31,12 @@ def adopt(job: Job, checks: Sequence[str], ended: Ended, path: Path, empty: Reco
     if ended.timed_out:
         reason = f"was stopped after {ended.seconds:.0f} s, its time limit"
         return _with_script_check(record or empty, "timeout", reason, ended)
+    if ended.bomb:
+        reason = f"was killed because it had {ended.processes} processes at once"
+        return _with_script_check(record or empty, "crash", reason, ended)
+    if ended.lost:
+        reason = "was killed with the process that had started it"
+        return _with_script_check(record or empty, "crash", reason, ended)
     if ended.exit_code < 0:
         return _with_script_check(record or empty, "crash", _death(-ended.exit_code), ended)
     problem = problem or (record and _contradiction(record, checks, ended.exit_code))

@@ -1,40 +1,66 @@
-"""Running the scripts on devices: one fresh process each, one record each, whatever happens."""
+"""Running the scripts on devices: one process each, one record each, whatever happens."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shlex
 import signal
-import sys
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tools import database, expectations, plan, results, scripts
-from tools.adopt import adopt, empty_record
+from tools import database, expectations, plan, results, schedule, scripts, worker
 from tools.expectations import SCRIPT_CHECK, Expectation, Judgement
 from tools.plan import DEFAULTS, Plan
-from tools.processes import Processes
 from tools.results import Footer, Job, Record
-from tools.usage import plain
+from tools.schedule import Room
+from tools.usage import CannotWrite, plain
+from tools.worker import Local, Outcome, Settings, Task
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Nodes(Protocol):
+    """The machines that run scripts."""
+
+    def rooms(self) -> list[Room]:
+        """What they have room for now."""
+
+    def submit(self, node: str, task: Task) -> Future[Outcome | None]:
+        """Start `task` there; None after `stop`, NodeLost where the machine is gone."""
+
+    def stop(self) -> None:
+        """Kill everything that runs, and start nothing more."""
+
+
+class NodeLost(Exception):
+    """The machine that ran a task is gone; the message says how that was seen."""
 
 
 def main(options: argparse.Namespace) -> int:
     """`python -m tools matrix`: 0 when all is as expected, 1 when not, 130 when interrupted."""
     known = expectations.load(options.expectations, options.scripts)
     planned = plan.start(options) if options.resume is None else plan.resume(options)
-    at_once = options.jobs or max(1, _cores() // 2)
-    matrix = Matrix(planned, at_once, options.timeout)
-    if matrix.work():
+    with planned.lock:
+        at_once = options.jobs or worker.usual_jobs(planned.manifest["jobs"])
+        few = len(planned.manifest["jobs"]) - len(planned.records) <= at_once
+        settings = Settings(
+            "fresh" if few and options.runner == "auto" else options.runner,  # a warm one costs 4 s
+            options.timeout,
+            options.retries,
+            options.memory,
+            planned.offline,
+        )
+        matrix = Matrix(planned, Local(settings, at_once, planned.folder / "logs"))
+        interrupted = matrix.work()
+    if interrupted:
         print(f"interrupted; go on with `python -m tools matrix --resume {matrix.folder.name}`")
         return 130
     code = matrix.summary(known)
@@ -45,36 +71,85 @@ def main(options: argparse.Namespace) -> int:
 
 
 class Matrix:
-    """A planned run, `at_once` jobs at a time, each for at most `timeout` seconds."""
+    """A planned run on `nodes`."""
 
-    def __init__(self, planned: Plan, at_once: int, timeout: float) -> None:
+    def __init__(self, planned: Plan, nodes: Nodes) -> None:
         self.folder, self.manifest, self.scripts = planned.folder, planned.manifest, planned.scripts
         self.records, self.attempts = planned.records, planned.attempts
-        self.at_once, self.timeout = at_once, timeout
-        self.processes = Processes()
+        self.nodes = nodes
+        self._tasks: dict[str, Task] = {}
+        self._waiting: list[str] = []
+        self._avoid: defaultdict[str, set[str]] = defaultdict(set)
+        self._broken: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     def work(self) -> bool:
-        """Run each job that has no record yet; gives back whether this was interrupted."""
-        jobs = [job for job in self.manifest["jobs"] if results.job_name(job) not in self.records]
-        print(f"run {self.folder.name}: {len(jobs)} jobs, {self.at_once} at once, in {self.folder}")
+        """Run each job that has no record yet; gives back whether this was interrupted.
+
+        Errors: CannotWrite where a record cannot be kept. Those before it are safe.
+        """
+        jobs = {results.job_name(job): job for job in self.manifest["jobs"]}
+        self._tasks = {n: self._task(job) for n, job in jobs.items() if n not in self.records}
+        took = schedule.recorded_seconds(self.folder.parent)
+        self._waiting = schedule.longest_first(self._tasks, took)
+        places = ", ".join(f"{room.free} at once on {room.node}" for room in self.nodes.rooms())
+        print(f"run {self.folder.name}: {len(self._tasks)} jobs, {places}, in {self.folder}")
         interrupted = False
-        pool = ThreadPoolExecutor(self.at_once)
         with _stoppable(), contextlib.closing(_Display(self)) as display:
             try:
-                waiting = {pool.submit(self._job, job) for job in jobs}
-                while waiting:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        future.result()  # raises what went wrong in the runner itself
-                    display.update()
+                self._drive(display)
             except KeyboardInterrupt:
                 _ignore(*STOPPING)  # what follows is short, and must not be cut off
                 interrupted = True
             finally:
-                self.processes.stop()
-                pool.shutdown(cancel_futures=True)
-            results.write(self.folder / "footer.json", self._footer(interrupted), "footer")
+                self.nodes.stop()
+            self._write("footer", self._footer(interrupted), "footer")
         return interrupted
+
+    def _drive(self, display: _Display) -> None:
+        """Keep all nodes busy until nothing is left that one of them could do."""
+        running: dict[Future[Outcome | None], tuple[str, str]] = {}
+        while True:
+            rooms = [replace(r, broken=self._broken[r.node]) for r in self.nodes.rooms()]
+            devices = [(name, self._tasks[name].job["device"]) for name in self._waiting]
+            for name, node in schedule.assign(devices, rooms, self._avoid):
+                self._waiting.remove(name)
+                running[self.nodes.submit(node, self._tasks[name])] = (name, node)
+            if not running:
+                return
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                self._take(future, *running.pop(future))
+            display.update()
+
+    def _take(self, future: Future[Outcome | None], name: str, node: str) -> None:
+        """Keep what came of a task, or put it back in line where its machine is gone."""
+        task = self._tasks[name]
+        try:
+            outcome = future.result()
+        except NodeLost as error:
+            print(f"{name}: {node} is lost ({error}), it goes to another", flush=True)
+            self._avoid[name].add(node)
+            self._tasks[name] = task.lost(node, str(error))
+            self._waiting.insert(0, name)
+            return
+        if outcome is None:
+            return
+        if outcome.broken:
+            self._broken[node][task.job["device"]] = outcome.broken
+        for log, text in outcome.logs.items():
+            with contextlib.suppress(OSError):  # the record matters more
+                (self.folder / "logs" / log).write_bytes(text)
+        self._write(name, outcome.record, "result")
+        self.records[name] = outcome.record
+
+    def _write(self, name: str, document: Record | Footer, schema: str) -> None:
+        try:
+            results.write(self.folder / f"{name}.json", document, schema)
+        except OSError as error:
+            raise CannotWrite(
+                f"{self.folder}: {name}.json cannot be written ({error}); {len(self.records)} "
+                f"results are safe: make room, then `python -m tools matrix --resume "
+                f"{self.folder.name}`"
+            ) from error
 
     def summary(self, known: Sequence[Expectation]) -> int:
         """Print how the run ended and how to repeat what nobody expects; 1 if there is such."""
@@ -91,45 +166,36 @@ class Matrix:
         for reason, names in unreal.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             print(f"{', '.join(names[:3])}{more}: {reason}")
+        for node, devices in self._broken.items():
+            for device, reason in devices.items():
+                print(f"{device} of {node} is broken, its other jobs did not run: {plain(reason)}")
         counts = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common())
-        print(f"run {self.folder.name}: {counts}")
+        missing = len(self.manifest["jobs"]) - len(self.records)
+        counts += f", {missing} not run" if missing else ""
+        runners = Counter(record["run"]["runner"] for record in self.records.values())
+        used = ", ".join(f"{number} {runner}" for runner, number in runners.most_common())
+        print(f"run {self.folder.name}: {counts} ({used} processes)")
         if self.manifest["checks"]:
             print("It asked for some checks only, so it does not change the matrix.")
-        return 1 if verdicts["unexpected"] or verdicts["mock"] else 0
+        return 1 if verdicts["unexpected"] or verdicts["mock"] or missing else 0
 
-    def _job(self, job: Job) -> None:
-        """Run one job and write its record; nothing where `processes` is stopped before."""
-        name, seed = results.job_name(job), self._seed(job)
-        log = f"logs/{name}.txt"
-        script = self.scripts / job["script"]
+    def _task(self, job: Job) -> Task:
+        """What is to be done for `job`."""
+        name, script = results.job_name(job), self.scripts / job["script"]
         checks = self._checks(job)
         flags = self._flags(job, checks)
-        threads = max(1, _cores() // self.at_once)
-        started = _now()
-        with tempfile.TemporaryDirectory(prefix=f"{name}.", ignore_cleanup_errors=True) as scratch:
-            path = Path(scratch) / "record.json"
-            ended = self.processes.run(
-                [sys.executable, str(script.resolve()), *flags, "--json", str(path)],
-                folder=Path(scratch),
-                environment=_environment(job, threads, scratch),
-                log=self.folder / log,
-                timeout=self.timeout,
-            )
-            if ended is None:
-                return
-            empty = empty_record(job, seed, started, threads, self.manifest["versions"])
-            record = adopt(job, checks, ended, path, empty)
-        record["run"] = {
-            "id": self.folder.name,
-            "command": ["python", _shown(script), *flags],
-            "exit_code": ended.exit_code,
-            "wall_seconds": ended.seconds,
-            "runner": "fresh",
-            "attempt": self.attempts.get(name, 0) + 1,
-            "log": log,
-        }
-        results.write(self.folder / f"{name}.json", record, "result")
-        self.records[name] = record
+        return Task(
+            name=name,
+            job=job,
+            script=script,
+            command=["python", _shown(script), *flags],
+            flags=flags,
+            checks=checks,
+            seed=self._seed(job),
+            run_id=self.folder.name,
+            attempt=self.attempts.get(name, 0) + 1,
+            versions=self.manifest["versions"],
+        )
 
     def _checks(self, job: Job) -> list[str]:
         """The checks that the run asks of the script; empty where they cannot be known."""
@@ -222,27 +288,6 @@ class _Display:
                 done = f"[{len(self._shown)}/{self._total}]"
                 seconds = records[name]["run"]["wall_seconds"]
                 print(f"{done} {name}: {results.worst(records[name])}, {seconds:.1f} s", flush=True)
-
-
-def _environment(job: Job, threads: int, scratch: str) -> dict[str, str]:
-    """The environment of a script, which leaves nothing outside of `scratch`."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "PYTHONFAULTHANDLER": "1",  # a crash says where
-        "PYTHONUNBUFFERED": "1",  # and loses no output
-        "TMPDIR": scratch,
-    }
-    if job["weights"] == "random":
-        environment["HF_HUB_OFFLINE"] = "1"
-    return environment
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _shown(script: Path) -> str:

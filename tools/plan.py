@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import importlib.metadata
+import os
 import platform
 import re
 import secrets
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from tools import devices, results, scripts
 from tools.results import BrokenManifest, Job, Manifest, Record, ScriptFacts
-from tools.usage import NoDevice, UsageError, unknown
+from tools.usage import CannotWrite, NoDevice, UsageError, unknown
 
 DEFAULTS = {"weights": "random", "size": "tiny", "dtype": "float32"}
 SELECTION = ("family", "device", "weights", "size", "dtype", "checks", "seed")
@@ -27,13 +29,38 @@ class Plan:
     """A run folder with its manifest written; `records` and `attempts` are by job name.
 
     `records` are those that an earlier part of the run has left; `attempts` of jobs that ran.
+    While `lock` is open, no other process goes on with the run.
     """
 
     folder: Path
     manifest: Manifest
     scripts: Path
+    lock: Lock
     records: dict[str, Record] = field(default_factory=dict)
     attempts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def offline(self) -> bool:
+        """Whether nothing is to be downloaded."""
+        return all(job["weights"] == "random" for job in self.manifest["jobs"])
+
+
+class Lock:
+    """Holds a run folder for this process. Errors: UsageError where another process holds it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._handle)
+            raise UsageError(f"{folder.name} is at work in another process ({error})") from error
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
 
 
 def start(options: argparse.Namespace) -> Plan:
@@ -72,9 +99,13 @@ def start(options: argparse.Namespace) -> Plan:
         "jobs": jobs,
         "versions": _versions(),
     }
-    (folder / "logs").mkdir(parents=True)
-    results.write(folder / "manifest.json", manifest, "manifest")
-    return Plan(folder, manifest, options.scripts)
+    try:
+        (folder / "logs").mkdir(parents=True)
+        lock = Lock(folder)
+        results.write(folder / "manifest.json", manifest, "manifest")
+    except OSError as error:
+        raise CannotWrite(f"{folder} cannot be written ({error})") from error
+    return Plan(folder, manifest, options.scripts, lock)
 
 
 def resume(options: argparse.Namespace) -> Plan:
@@ -91,6 +122,7 @@ def resume(options: argparse.Namespace) -> Plan:
     if options.resume and options.resume not in runs:
         raise UsageError(f"--resume: {unknown('run', options.resume, runs)}")
     folder = runs[options.resume or max(runs)]
+    lock = Lock(folder)
     try:
         run = results.read_run(folder)
     except BrokenManifest as error:
@@ -104,12 +136,17 @@ def resume(options: argparse.Namespace) -> Plan:
     records = {n: r for n, r in run.records.items() if r["script"]["sha256"] == shas[n]}
     # Without its footer the run counts as not ended, whatever happens from here on.
     (folder / "footer.json").unlink(missing_ok=True)
-    (folder / "logs").mkdir(exist_ok=True)
-    results.write(folder / "manifest.json", manifest, "manifest")
+    for half_written in folder.glob(".*.json.*"):  # by a process that was killed
+        half_written.unlink()
+    try:
+        (folder / "logs").mkdir(exist_ok=True)
+        results.write(folder / "manifest.json", manifest, "manifest")
+    except OSError as error:
+        raise CannotWrite(f"{folder} cannot be written ({error})") from error
     for name in shas.keys() - records.keys():
         (folder / f"{name}.json").unlink(missing_ok=True)
     attempts = {name: record["run"]["attempt"] for name, record in run.records.items()}
-    return Plan(folder, manifest, options.scripts, records, attempts)
+    return Plan(folder, manifest, options.scripts, lock, records, attempts)
 
 
 def _known_families(folder: Path, asked: Sequence[str]) -> dict[str, Path]:

@@ -1,95 +1,221 @@
-"""Running programs so that nothing of them is left: a group, a deadline and a bounded log each."""
+"""Running scripts so that nothing of them is left: a group, a deadline and a bounded log each."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import selectors
-import signal
+import socket
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any, Literal
 
-import psutil
+from tools import parent
+
+Runner = Literal["warm", "fresh"]
 
 LOG_BYTES = 2**19  # kept of the beginning, and as many of the end, of what a program prints
-POLL_SECONDS = 0.1  # to notice the end of a program whose output another process holds open
 DRAIN_READS = 64  # of a pipe into which a process that got away may write on
 KILL_SECONDS = 10  # a process that lives on after SIGKILL is stuck in a driver
+KILLED = -9
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended: `exit_code` is negative for a signal; `last` is the end of its log."""
+    """How a script ended: `exit_code` is negative for a signal; `last` is the end of its log.
+
+    `lost` says that its parent died, of which the script may be innocent; `processes` is how many
+    it had at most, itself included; `cpu_seconds` are of those that have ended by themselves.
+    """
 
     exit_code: int
     timed_out: bool
     seconds: float
     last: bytes
+    runner: Runner
+    cpu_seconds: float = 0.0
+    processes: int = 1
+    lost: bool = False
+
+    @property
+    def bomb(self) -> bool:
+        """Whether it was killed because it had too many processes."""
+        return self.processes > parent.PROCESSES
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What each script gets: threads, and bytes of private memory (None: all there is)."""
+
+    threads: int
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A script to run in `folder`, its output to go to `log`, for at most `timeout` seconds.
+
+    `fresh`: in a Python of its own even where the parent is warm. `bounded`: in its memory.
+    """
+
+    script: Path
+    arguments: Sequence[str]
+    folder: Path
+    log: Path
+    timeout: float
+    fresh: bool = False
+    bounded: bool = True
+
+
+class NoParent(Exception):
+    """The parent of the scripts does not start; the message is the last line that it printed."""
 
 
 class Processes:
-    """Programs that run now, each the leader of a process group; `stop` ends them all."""
+    """Scripts that run now, all of them children of one parent process; `stop` ends them all.
 
-    def __init__(self) -> None:
+    `runner` says whether the parent is warm, that is, has imported the `modules` that scripts
+    import; `environment` is that of the scripts. See `tools.parent`.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        limits: Limits,
+        environment: Mapping[str, str],
+        modules: Sequence[str] = parent.WARM,
+    ) -> None:
+        self.runner, self._limits, self._environment = runner, limits, environment
+        self._modules = modules if runner == "warm" else ()
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._parents: list[_Parent] = []
+        self._running: set[socket.socket] = set()
         self._stopped = False
 
-    def run(
-        self,
-        command: Sequence[str],
-        folder: Path,
-        environment: Mapping[str, str],
-        log: Path,
-        timeout: float,
-    ) -> Ended | None:
-        """Run `command` in `folder` for at most `timeout` seconds; its output goes to `log`.
+    def run(self, call: Call) -> Ended | None:
+        """Run a script; when it has ended or its time is over, all that is left of it is killed.
 
-        When it has ended or its time is over, all that is left of its group is killed.
-        Gives back None where `stop` came first.
+        Gives back None where `stop` came first. Errors: NoParent, OSError.
         """
-        with self._lock:
-            if self._stopped:
-                return None
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                bufsize=0,
-                start_new_session=True,
-            )
-            self._running.add(process)
-        start = time.monotonic()
-        assert process.stdout is not None
-        with process.stdout, contextlib.closing(BoundedLog(log)) as kept:
-            os.set_blocking(process.stdout.fileno(), False)
-            timed_out = not _follow(process, process.stdout, kept, start + timeout)
+        runner: Runner = "fresh" if call.fresh else self.runner
+        task = {
+            "script": str(call.script),
+            "arguments": list(call.arguments),
+            "folder": str(call.folder),
+            "environment": {
+                "TMPDIR": str(call.folder),
+                "OMP_NUM_THREADS": str(self._limits.threads),
+            },
+            "threads": self._limits.threads,
+            "memory": self._limits.memory if call.bounded else None,
+            "warm": runner == "warm",
+        }
+        output, theirs = os.pipe()
+        os.set_blocking(output, False)
+        try:
             with self._lock:
-                self._running.remove(process)
+                if self._stopped:
+                    return None
+                answers = self._start(task, theirs)
+                start = time.monotonic()
+                self._running.add(answers)
+        finally:
+            os.close(theirs)
+        with answers, contextlib.closing(BoundedLog(call.log)) as kept:
+            in_time = _follow(answers, output, kept, start + call.timeout)
+            with self._lock:
+                self._running.remove(answers)
                 stopped = self._stopped
-            _kill(process)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(KILL_SECONDS)
+            with contextlib.suppress(OSError):
+                answers.shutdown(socket.SHUT_WR)  # which kills it
+            answer = _receive(answers, KILL_SECONDS)
             for _ in range(DRAIN_READS):
-                if not _copy(process.stdout, kept):
+                if not _copy(output, kept):
                     break
-        code = -signal.SIGKILL if process.returncode is None else process.returncode
-        return None if stopped else Ended(code, timed_out, time.monotonic() - start, kept.last)
+            os.close(output)
+        seconds = time.monotonic() - start
+        lost = not answer and in_time
+        facts = {"exit_code": KILLED, **answer, "lost": lost, "runner": runner}
+        ended = Ended(timed_out=not in_time, seconds=seconds, last=kept.last, **facts)
+        return None if stopped else ended
 
     def stop(self) -> None:
         """Kill everything that runs, and start nothing more."""
         with self._lock:
             self._stopped = True
-            for process in self._running:
-                _kill(process)
+            for answers in self._running:
+                with contextlib.suppress(OSError):
+                    answers.shutdown(socket.SHUT_WR)
+            for each in self._parents:
+                each.close()
+
+    def _start(self, task: Mapping[str, Any], output: int) -> socket.socket:
+        """Have a child run `task`; gives back the socket on which it says how that ends."""
+        for attempt in range(2):
+            if not self._parents or not self._parents[-1].alive:
+                self._parents.append(_Parent(self._modules, self._environment))
+            answers, theirs = socket.socketpair()
+            with theirs:
+                asked = self._parents[-1].ask(task, [theirs.fileno(), output])
+            answer = _receive(answers, None) if asked else {}
+            if "pid" in answer:
+                return answers
+            answers.close()
+            if answer and answer["refused"] != "stale":
+                raise OSError(f"no process can be started: {answer['refused']}")
+            self._parents[-1].alive = False  # what it runs may end
+            if attempt:
+                break
+        raise NoParent("it dies when it is asked to start a script")
+
+
+class _Parent:
+    """A running `tools/parent.py`. Errors: NoParent."""
+
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.alive = True
+        self._requests, theirs = socket.socketpair()
+        program = [sys.executable, parent.__file__, str(theirs.fileno())]
+        with theirs, tempfile.TemporaryFile() as errors:
+            self._process = subprocess.Popen(
+                [*program, *modules],
+                env={**environment, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+            theirs.close()
+            if not self._requests.recv(1):
+                self.close()
+                errors.seek(0)
+                last = errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
+                raise NoParent(*last)
+
+    def ask(self, task: Mapping[str, Any], handles: Sequence[int]) -> bool:
+        """Send a request; whether there was somebody to receive it."""
+        try:
+            socket.send_fds(self._requests, [json.dumps(task).encode()], handles)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End it, with everything it runs."""
+        self._requests.close()
+        try:
+            self._process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:  # a child is stuck in a driver
+            self._process.kill()
+            self._process.wait()
 
 
 class BoundedLog:
@@ -104,8 +230,8 @@ class BoundedLog:
         """Write the end."""
         self._shorten(LOG_BYTES)
         if self._left_out:
-            self._file.write(f"\n[{self._left_out} bytes are left out here]\n".encode())
-        self._file.write(self._end)
+            self._append(f"\n[{self._left_out} bytes are left out here]\n".encode())
+        self._append(self._end)
         self._file.close()
 
     @property
@@ -116,11 +242,15 @@ class BoundedLog:
     def write(self, chunk: bytes) -> None:
         """Add `chunk`."""
         self._recent = (self._recent + chunk)[-4096:]
-        self._file.write(chunk[: self._room])
+        self._append(chunk[: self._room])
         self._end += chunk[self._room :]
         self._room -= min(self._room, len(chunk))
         if len(self._end) > 2 * LOG_BYTES:
             self._shorten(LOG_BYTES)
+
+    def _append(self, data: bytes | bytearray) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the record matters more than the log
+            self._file.write(data)
 
     def _shorten(self, size: int) -> None:
         surplus = max(0, len(self._end) - size)
@@ -128,42 +258,42 @@ class BoundedLog:
         self._left_out += surplus
 
 
-def _follow(
-    process: subprocess.Popen[bytes], output: IO[bytes], log: BoundedLog, deadline: float
-) -> bool:
-    """Copy `output` to `log` until `process` ends; False where the deadline came first."""
+def _follow(answers: socket.socket, output: int, log: BoundedLog, deadline: float) -> bool:
+    """Copy `output` to `log` until the script has ended; False where the deadline came first."""
     with selectors.DefaultSelector() as ready:
+        ready.register(answers, selectors.EVENT_READ)
         ready.register(output, selectors.EVENT_READ)
-        while process.poll() is None:
+        while True:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            if ready.select(min(left, POLL_SECONDS)) and not _copy(output, log):
-                try:  # nobody can print any more
-                    process.wait(left)
-                except subprocess.TimeoutExpired:
-                    return False
-    return True
+            events = {key.fileobj for key, _ in ready.select(left)}
+            if output in events and not _copy(output, log):
+                ready.unregister(output)  # nobody can print any more
+            if answers in events:
+                return True
 
 
-def _copy(output: IO[bytes], log: BoundedLog) -> bool:
+def _copy(output: int, log: BoundedLog) -> bool:
     """Copy what the pipe holds now, at most 64 KiB; False at its end."""
     try:
-        chunk = os.read(output.fileno(), 2**16)
+        chunk = os.read(output, 2**16)
     except BlockingIOError:
         return True
     log.write(chunk)
     return bool(chunk)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the group of `process`, and its descendants that have left the group."""
-    descendants: list[psutil.Process] = []
-    if process.returncode is None:
-        with contextlib.suppress(psutil.Error):
-            descendants = psutil.Process(process.pid).children(recursive=True)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for descendant in descendants:
-        with contextlib.suppress(psutil.Error):
-            descendant.kill()
+def _receive(answers: socket.socket, patience: float | None) -> dict[str, Any]:
+    """One answer of the parent; empty where it died, or had not answered after `patience` s."""
+    answers.settimeout(patience)
+    line = b""
+    try:
+        while not line.endswith(b"\n"):
+            if not (more := answers.recv(1)):  # not one byte of the next answer
+                return {}
+            line += more
+    except OSError:
+        return {}
+    answer: dict[str, Any] = json.loads(line)
+    return answer

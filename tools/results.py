@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 from jsonschema.exceptions import best_match
@@ -26,8 +26,8 @@ from jsonschema.exceptions import best_match
 SCHEMA_VERSION = 1
 SCHEMAS = Path(__file__).parent / "schemas"
 
-Status = Literal["crash", "timeout", "error", "fail", "mock", "skip", "pass"]
-STATUSES: tuple[Status, ...] = ("crash", "timeout", "error", "fail", "mock", "skip", "pass")
+Status = Literal["crash", "timeout", "flaky", "error", "fail", "mock", "skip", "pass"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 """All statuses, the worst first."""
 
 
@@ -80,14 +80,35 @@ class Environment(TypedDict):
     packages: dict[str, str | None]
 
 
-class RunFacts(TypedDict):
+class Retry(TypedDict):
+    """An earlier attempt of the same run; None where its machine was lost before it ended."""
+
+    attempt: int
+    runner: Literal["warm", "fresh"] | None
+    node: str
+    status: str  # of the check "script", or "lost": what ran it died, which says nothing of it
+    reason: str
+    exit_code: int | None
+    wall_seconds: float | None
+    log: str | None
+
+
+class RunStatistics(TypedDict, total=False):
+    """Where and how it ran; records of older versions lack it."""
+
+    node: str
+    cpu_seconds: float
+    retries: list[Retry]
+
+
+class RunFacts(RunStatistics):
     """What the runner adds to a record; `exit_code` is negative for a signal."""
 
     id: str
     command: list[str]
     exit_code: int
     wall_seconds: float
-    runner: Literal["fresh"]
+    runner: Literal["warm", "fresh"]
     attempt: int
     log: str
 

@@ -18,6 +18,12 @@ class NoDevice(UsageError):
     exit_code = 4
 
 
+class CannotWrite(UsageError):
+    """A result cannot be written; the message says what is safe, and how to go on."""
+
+    exit_code = 5
+
+
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """Say that `word` is not a known `kind`, and which known one was probably meant."""
     near = difflib.get_close_matches(word, list(known), 1)

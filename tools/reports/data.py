@@ -70,6 +70,7 @@ OUTCOMES = {
         Outcome("unexpected_pass", "🔔", "P", "#56B4E9", "a check passes that is expected not to"),
         Outcome("fail", "❌", "F", "#D55E00", "a check's assertion does not hold"),
         Outcome("error", "🚫", "E", "#CC79A7", "a check raised an exception"),
+        Outcome("flaky", "🎲", "Y", "#8F6A00", "the script did not end the same way each time"),
         Outcome("timeout", "⏱", "T", "#E69F00", "the script was stopped after its time limit"),
         Outcome("crash", "💥", "C", "#3B3B3B", "the process of the script died"),
         Outcome("skip", "⏭", "S", "#9AA5B1", "a check, or all of them, could not be asked here"),
@@ -79,7 +80,7 @@ OUTCOMES = {
         Outcome("not_run", "⛔", "", "#DDE2E7", "no result"),
     )
 }
-_WORST_FIRST = ("crash", "timeout", "error", "fail", "mock", "skip", "unexpected_pass")
+_WORST_FIRST = ("crash", "timeout", "flaky", "error", "fail", "mock", "skip", "unexpected_pass")
 
 
 @dataclass(frozen=True, order=True)
@@ -181,6 +182,7 @@ class Environment:
     python: str | None
     platform: str | None
     threads: int | None
+    runner: str | None
     packages: tuple[tuple[str, str], ...]
 
 

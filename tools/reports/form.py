@@ -67,6 +67,7 @@ def environment_facts(environment: Environment) -> dict[str, str]:
         "memory": memory(environment.memory_bytes),
         "features": ", ".join(environment.features) or NOTHING,
         "threads": count(environment.threads),
+        "processes": environment.runner or NOTHING,
         "system": environment.platform or NOTHING,
         "Python": environment.python or NOTHING,
     }

@@ -39,7 +39,7 @@ _MIN_WIDTH = 9.0
 _SHAPE = 1.5  # width : height that the panels come close to
 _INK, _FAINT, _LINE = "#1b1f24", "#59636e", "#c3cad2"
 _PALER = {"pass": "#9fd8c6", "not_run": "white"}  # than on the pages: the others must stand out
-_DARK = ("fail", "crash", "mock")  # colours that need a white letter
+_DARK = ("fail", "crash", "flaky", "mock")  # colours that need a white letter
 _FONT = "DejaVu Sans"  # comes with matplotlib, so each machine draws the same
 
 

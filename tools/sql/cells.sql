@@ -12,7 +12,7 @@ counted AS (
     SELECT
         run_id, family, device, weights, size, dtype,
         count(*) FILTER (status = 'pass') AS passed,
-        count(*) FILTER (status IN ('fail', 'error', 'timeout', 'crash')) AS failed,
+        count(*) FILTER (status IN ('fail', 'error', 'flaky', 'timeout', 'crash')) AS failed,
         count(*) AS total,
         first(
             coalesce(reason, name || ' passes, but is expected to end with ' || expectation_status)

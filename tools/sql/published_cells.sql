@@ -33,6 +33,7 @@ SELECT
     records.python,
     records.platform,
     records.threads,
+    records.runner,
     records.packages
 FROM cells
 JOIN runs USING (run_id)

@@ -22,11 +22,15 @@ CREATE TABLE records (
     script_sha256 VARCHAR,
     command VARCHAR,
     exit_code INTEGER,
+    runner VARCHAR, -- warm or fresh
+    node VARCHAR, -- the machine that ran it
     attempt INTEGER,
+    retries INTEGER, -- of those attempts, how many this run made in vain
     status status, -- the worst of its checks
     verdict VARCHAR, -- pass, expected, unexpected, mock or skip
     seconds DOUBLE, -- as the script measured itself
     wall_seconds DOUBLE, -- of the process, from start to end
+    cpu_seconds DOUBLE, -- of the process and what it waited for
     started TIMESTAMP, -- UTC
     load_seconds DOUBLE,
     first_call_seconds DOUBLE,

@@ -1,0 +1,297 @@
+"""One machine at work: it turns a task into a record, tries again what crashed, and tells flaky."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from tools import devices
+from tools.adopt import adopt, empty_record
+from tools.expectations import SCRIPT_CHECK
+from tools.processes import Call, Ended, Limits, NoParent, Processes, Runner
+from tools.results import Check, Job, Record, Retry
+from tools.schedule import Room
+from tools.usage import UsageError, plain
+
+LOSSES = 2  # a script that loses its parent more often has killed it
+SHARE = 0.9  # of the memory of a machine, for all scripts together
+USUAL_BYTES = 3 * 2**29  # what a tiny script needs, generously
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How scripts are run: the same on every machine of a run."""
+
+    runner: Literal["auto", "warm", "fresh"] = "auto"
+    timeout: float = 600.0
+    retries: int = 1
+    memory: int | None = None  # bytes for each script; None: an equal share
+    offline: bool = True
+
+    @property
+    def warm(self) -> bool:
+        """Whether a warm parent is to be had."""
+        safe = sys.platform.startswith("linux")  # macOS: its libraries do not survive a fork
+        return self.runner == "warm" or (self.runner == "auto" and safe)
+
+    def fresh(self, job: Job) -> bool:
+        """Whether `job` has to run in a fresh process: drivers and forks do not mix."""
+        return self.runner == "auto" and job["device"] != "cpu"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job and what the runner knows of its script; `text` where the script is not at hand."""
+
+    name: str
+    job: Job
+    script: Path
+    command: Sequence[str]  # as one repeats it
+    flags: Sequence[str]
+    checks: Sequence[str]
+    seed: int
+    run_id: str
+    attempt: int
+    versions: Mapping[str, str]
+    text: bytes | None = None
+    retries: Sequence[Retry] = ()  # on other machines
+
+    def lost(self, node: str, reason: str) -> Task:
+        """The same task once more, after the machine `node` was lost."""
+        told: Retry = {
+            "attempt": self.attempt + len(self.retries),
+            "runner": None,
+            "node": node,
+            "status": "lost",
+            "reason": reason,
+            "exit_code": None,
+            "wall_seconds": None,
+            "log": None,
+        }
+        return replace(self, retries=[*self.retries, told])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The record of a task; `broken` says why its device works no longer; logs by file name."""
+
+    record: Record
+    broken: str | None = None
+    logs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Worker:
+    """Runs tasks on this machine, called from `at_once` threads."""
+
+    def __init__(self, settings: Settings, at_once: int, node: str = "") -> None:
+        self.settings, self.node = settings, node or platform.node()
+        memory = settings.memory or int(memory_bytes() * SHARE / at_once)
+        self._limits = Limits(max(1, cores() // at_once), memory)
+        self._processes = self._start("warm" if settings.warm else "fresh")
+        self._lock = threading.Lock()
+
+    def run(self, task: Task, logs: Path) -> Outcome | None:
+        """The outcome of `task`, its logs written to the folder `logs`; None after `stop`."""
+        retries = list(task.retries)
+        fresh, crashes, losses, broken = self.settings.fresh(task.job), 0, 0, None
+        while True:
+            found = self._attempt(task, logs, task.attempt + len(retries), fresh)
+            if found is None:
+                return None
+            record, ended = found
+            facts = record["run"]
+            check = _script_check(record)
+            status = check["status"] if check else None
+            if ended.lost:
+                losses, again = losses + 1, losses < LOSSES
+            elif status in ("crash", "timeout"):
+                broken = self._why_broken(task.job["device"])
+                crashes, again = crashes + 1, crashes < self.settings.retries and not broken
+            else:
+                again = False
+            if not again or check is None:
+                break
+            log = f"{task.name}.attempt-{facts['attempt']}.txt"
+            (logs / f"{task.name}.txt").replace(logs / log)
+            retries.append(
+                {
+                    "attempt": facts["attempt"],
+                    "runner": facts["runner"],
+                    "node": self.node,
+                    "status": "lost" if ended.lost else check["status"],
+                    "reason": check["reason"] or "",
+                    "exit_code": facts["exit_code"],
+                    "wall_seconds": facts["wall_seconds"],
+                    "log": f"logs/{log}",
+                }
+            )
+            fresh = True
+        if broken and check:
+            check["reason"] = f"{check['reason']}\n{task.job['device']} is broken since: {broken}"
+        if retries:
+            facts["retries"] = retries
+        return Outcome(_flaky(record, retries), broken)
+
+    def stop(self) -> None:
+        """Kill everything that runs, and start nothing more."""
+        with self._lock:
+            self._processes.stop()
+
+    def _start(self, runner: Runner) -> Processes:
+        environment = {
+            **os.environ,
+            "PYTHONFAULTHANDLER": "1",  # a crash says where
+            "PYTHONUNBUFFERED": "1",  # and loses no output
+        }
+        if self.settings.offline:
+            environment["HF_HUB_OFFLINE"] = "1"
+        return Processes(runner, self._limits, environment)
+
+    def _attempt(
+        self, task: Task, logs: Path, attempt: int, fresh: bool
+    ) -> tuple[Record, Ended] | None:
+        """One run of the script of `task`; None after `stop`."""
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        prefix = f"{task.name}."
+        with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+            scratch, script = Path(folder), task.script.absolute()
+            path = scratch / "record.json"
+            if task.text is not None:
+                script = scratch / task.script.name
+                script.write_bytes(task.text)
+            processes = self._processes
+            call = Call(
+                script,
+                [*task.flags, "--json", str(path)],
+                scratch,
+                logs / f"{task.name}.txt",
+                self.settings.timeout,
+                fresh=fresh,
+                bounded=task.job["device"] == "cpu",  # drivers map more than they use
+            )
+            try:
+                ended = processes.run(call)
+            except NoParent as error:
+                ended = self._without(processes, error).run(call)
+            if ended is None:
+                return None
+            empty = empty_record(task.job, task.seed, started, self._limits.threads, task.versions)
+            record = adopt(task.job, task.checks, ended, path, empty)
+        record["run"] = {
+            "id": task.run_id,
+            "command": list(task.command),
+            "exit_code": ended.exit_code,
+            "wall_seconds": ended.seconds,
+            "cpu_seconds": ended.cpu_seconds,
+            "runner": ended.runner,
+            "node": self.node,
+            "attempt": attempt,
+            "log": f"logs/{task.name}.txt",
+        }
+        return record, ended
+
+    def _without(self, warm: Processes, error: NoParent) -> Processes:
+        """Processes that do without the `warm` parent, which does not start."""
+        with self._lock:
+            if self._processes is warm:
+                if warm.runner == "fresh":
+                    raise error
+                print(f"fresh processes on {self.node}, no warm parent: {plain(str(error), 300)}")
+                self._processes = self._start("fresh")
+            return self._processes
+
+    def _why_broken(self, device: str) -> str | None:
+        """Why `device` does not work any more; None where it does."""
+        if device == "cpu":
+            return None
+        try:
+            return devices.probe([device])[0]["why_not"]
+        except UsageError as error:
+            return str(error)
+
+
+class Local:
+    """This machine as the only node; the logs go to the folder `logs`."""
+
+    def __init__(self, settings: Settings, at_once: int, logs: Path) -> None:
+        self._worker = Worker(settings, at_once)
+        self._pool, self._logs = ThreadPoolExecutor(at_once), logs
+        self._at_once = at_once
+        self._running: set[Future[Outcome | None]] = set()
+
+    def rooms(self) -> list[Room]:
+        """As many jobs as run at once, less those that do."""
+        return [Room(self._worker.node, self._at_once - len(self._running))]
+
+    def submit(self, node: str, task: Task) -> Future[Outcome | None]:
+        """Start `task`."""
+        future = self._pool.submit(self._worker.run, task, self._logs)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return future
+
+    def stop(self) -> None:
+        """Kill everything that runs, and wait for its threads."""
+        self._worker.stop()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """The memory that this process and its children may use."""
+    found = [psutil.virtual_memory().total]
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container, cgroup 2 and 1
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(Path("/sys/fs/cgroup", limit).read_text()))
+    return min(found)
+
+
+def usual_jobs(jobs: Sequence[Job]) -> int:
+    """How many of `jobs` to run at once: tiny models are quickest with one thread each."""
+    if any(job["size"] != "tiny" for job in jobs):
+        return 1
+    return max(1, min(cores(), memory_bytes() // USUAL_BYTES))
+
+
+def _script_check(record: Record) -> Check | None:
+    return next((each for each in record["checks"] if each["name"] == SCRIPT_CHECK), None)
+
+
+def _flaky(record: Record, retries: Sequence[Retry]) -> Record:
+    """`record`, marked where it ended otherwise than before; a lost attempt says nothing."""
+    check = _script_check(record)
+    last = check["status"] if check else None
+    others = [retry for retry in retries if retry["status"] not in ("lost", last)]
+    if not others:
+        return record
+    told = [f"attempt {each['attempt']} ({each['runner']}): {each['reason']}" for each in others]
+    now = f"{check['status']}: {check['reason']}" if check else "it ended by itself"
+    told.append(f"attempt {record['run']['attempt']} ({record['run']['runner']}): {now}")
+    mark: Check = {
+        "name": SCRIPT_CHECK,
+        "status": "flaky",
+        "reason": "the script does not end the same way each time\n" + "\n".join(told),
+        "value": None,
+        "bound": None,
+        "seconds": record["run"]["wall_seconds"],
+    }
+    rest = [each for each in record["checks"] if each["name"] != SCRIPT_CHECK]
+    return {**record, "checks": [*rest, mark]}
