@@ -1,4 +1,4 @@
-"""The command line of the tools: `python -m tools matrix|publish|ingest|devices [flags]`.
+"""The command line of the tools: `python -m tools matrix|publish|ingest|devices|node [flags]`.
 
 All commands accept all flags, and each uses those that concern it: so one line of flags can be
 given to several Nox sessions.
@@ -21,6 +21,7 @@ COMMANDS = {
     "publish": ("tools.publish", "render the reports from the database"),
     "ingest": ("tools.database", "rebuild the database from results/"),
     "devices": ("tools.devices", "say which devices this machine has, and why not the others"),
+    "node": ("tools.node", "make this machine a node of a Ray cluster [-- flags of `ray start`]"),
 }
 
 
@@ -38,13 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command and its flags; those of `matrix` that were not given are None or empty."""
+    """The command and its flags; those of `matrix` that were not given are None or empty.
+
+    What `node` has behind `--` is in `ray`.
+    """
     parser = argparse.ArgumentParser(prog="python -m tools", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     flags = _flags()
     for name, (_, text) in COMMANDS.items():
         commands.add_parser(name, parents=[flags], help=text, description=text, allow_abbrev=False)
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    end = words.index("--") if words[:1] == ["node"] and "--" in words else len(words)
+    options, rest = parser.parse_known_args(words[:end])
+    options.ray = words[end + 1 :]
     if rest:
         known = [flag for action in flags._actions for flag in action.option_strings]
         kind = "flag" if rest[0].startswith("-") else "argument"
@@ -73,7 +80,10 @@ def _flags() -> argparse.ArgumentParser:
     )
     how = flags.add_argument_group("how to run it (matrix)")
     how.add_argument(
-        "--jobs", type=_count, metavar="N", help="at once; default: one per core, or 1 if not tiny"
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="at once on a machine; default: one per core, or 1 if not tiny",
     )
     how.add_argument(
         "--timeout", type=_seconds, default=600.0, metavar="SECONDS", help="of each script"
@@ -90,6 +100,19 @@ def _flags() -> argparse.ArgumentParser:
     )
     how.add_argument(
         "--memory", type=_gibibytes, metavar="GIB", help="of each script; default: an equal share"
+    )
+    machines = flags.add_argument_group("on which machines (matrix, node)")
+    machines.add_argument(
+        "--cluster",
+        metavar="HOST:PORT|auto|local",
+        help="those of this Ray cluster, or of one that is started here; default: this machine",
+    )
+    machines.add_argument(
+        "--wait",
+        type=_seconds,
+        metavar="SECONDS",
+        help="for a machine with a device that the cluster lacks, for which its autoscaler is "
+        "asked; default: not at all (matrix)",
     )
     where = flags.add_argument_group("where things are")
     for flag, default, text in (

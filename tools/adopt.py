@@ -47,7 +47,7 @@ def adopt(job: Job, checks: Sequence[str], ended: Ended, path: Path, empty: Reco
 
 
 def empty_record(
-    job: Job, seed: int, started: str, threads: int, versions: Mapping[str, str]
+    job: Job, seed: int, started: str, threads: int | None, versions: Mapping[str, str]
 ) -> Record:
     """What is known of a run of `job` whatever happens: all but what the script itself says."""
     return {

@@ -38,11 +38,11 @@ def look(asked: Sequence[str]) -> list[Found]:
         from templates import _devices
     except ImportError as error:  # then scripts run as mocks, which need no device
         reason = f"torch cannot be imported: {error}"
-        return [_found(device, None if device == "cpu" else reason) for device in devices]
+        return [answer(device, None if device == "cpu" else reason) for device in devices]
     found = []
     for device in devices:
         why_not = _devices.why_unavailable(device)
-        found.append(_found(device, why_not))
+        found.append(answer(device, why_not))
         if why_not is None:
             found[-1].update(_devices.describe_device(device))  # type: ignore[typeddict-item]
     return found
@@ -53,6 +53,8 @@ def probe(asked: Sequence[str]) -> list[Found]:
 
     Errors: UsageError where that process fails.
     """
+    if set(asked) == {"cpu"}:  # always there, which makes the slow look at drivers needless
+        return [answer("cpu", None)]
     command = [sys.executable, "-m", "tools", "devices", "--json"]
     command += [word for device in asked for word in ("--device", device)]
     try:
@@ -88,7 +90,8 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def _found(device: str, why_not: str | None) -> Found:
+def answer(device: str, why_not: str | None) -> Found:
+    """What to say of a device that was not looked at, or cannot be used."""
     return {
         "device": device,
         "why_not": why_not and plain(why_not, 300),

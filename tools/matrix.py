@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import platform
 import shlex
 import signal
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tools import database, expectations, plan, results, schedule, scripts, worker
+from tools import database, devices, expectations, plan, results, schedule, scripts, worker
 from tools.expectations import SCRIPT_CHECK, Expectation, Judgement
 from tools.plan import DEFAULTS, Plan
 from tools.results import Footer, Job, Record
@@ -24,7 +26,12 @@ from tools.schedule import Room
 from tools.usage import CannotWrite, plain
 from tools.worker import Local, Outcome, Settings, Task
 
+if TYPE_CHECKING:
+    from tools.cluster import Cluster
+
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOSSES = 3  # of machines under one job: then it is the job
+SOON = 0.2  # seconds until a look whether a machine can work now
 
 
 class Nodes(Protocol):
@@ -47,18 +54,12 @@ class NodeLost(Exception):
 def main(options: argparse.Namespace) -> int:
     """`python -m tools matrix`: 0 when all is as expected, 1 when not, 130 when interrupted."""
     known = expectations.load(options.expectations, options.scripts)
-    planned = plan.start(options) if options.resume is None else plan.resume(options)
-    with planned.lock:
-        at_once = options.jobs or worker.usual_jobs(planned.manifest["jobs"])
-        few = len(planned.manifest["jobs"]) - len(planned.records) <= at_once
-        settings = Settings(
-            "fresh" if few and options.runner == "auto" else options.runner,  # a warm one costs 4 s
-            options.timeout,
-            options.retries,
-            options.memory,
-            planned.offline,
-        )
-        matrix = Matrix(planned, Local(settings, at_once, planned.folder / "logs"))
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(_connect(options)) if options.cluster else None
+        begin = plan.start if options.resume is None else plan.resume
+        planned = begin(options, cluster.probe if cluster else devices.probe)
+        stack.enter_context(planned.lock)
+        matrix = Matrix(planned, _nodes(options, planned, cluster))
         interrupted = matrix.work()
     if interrupted:
         print(f"interrupted; go on with `python -m tools matrix --resume {matrix.folder.name}`")
@@ -68,6 +69,26 @@ def main(options: argparse.Namespace) -> int:
     for problem in found.problems:
         print(problem)
     return 1 if any(problem.path.parent == matrix.folder for problem in found.problems) else code
+
+
+def _connect(options: argparse.Namespace) -> contextlib.AbstractContextManager[Cluster]:
+    from tools import cluster  # it asks for Ray, which is an optional extra
+
+    return cluster.connect(options.cluster, options.wait, options.device)
+
+
+def _nodes(options: argparse.Namespace, planned: Plan, cluster: Cluster | None) -> Nodes:
+    """What runs the planned jobs: this machine, or those of the `cluster`."""
+    jobs = [j for j in planned.manifest["jobs"] if results.job_name(j) not in planned.records]
+    settings = Settings(
+        options.runner, options.timeout, options.retries, options.memory, planned.offline
+    )
+    if cluster:
+        return cluster.agents(settings, jobs, options.jobs)
+    at_once = options.jobs or worker.usual_jobs(jobs)
+    if len(jobs) <= at_once and settings.runner == "auto":
+        settings = replace(settings, runner="fresh")  # a warm parent costs 4 s
+    return Local(settings, at_once, planned.folder / "logs")
 
 
 class Matrix:
@@ -91,8 +112,9 @@ class Matrix:
         self._tasks = {n: self._task(job) for n, job in jobs.items() if n not in self.records}
         took = schedule.recorded_seconds(self.folder.parent)
         self._waiting = schedule.longest_first(self._tasks, took)
-        places = ", ".join(f"{room.free} at once on {room.node}" for room in self.nodes.rooms())
-        print(f"run {self.folder.name}: {len(self._tasks)} jobs, {places}, in {self.folder}")
+        places = [f"{room.free} at once on {room.node}" for room in self.nodes.rooms() if room.free]
+        what = ", ".join([f"{len(self._tasks)} jobs", *places])
+        print(f"run {self.folder.name}: {what}, in {self.folder}", flush=True)
         interrupted = False
         with _stoppable(), contextlib.closing(_Display(self)) as display:
             try:
@@ -115,7 +137,9 @@ class Matrix:
                 self._waiting.remove(name)
                 running[self.nodes.submit(node, self._tasks[name])] = (name, node)
             if not running:
-                return
+                if not any(room.has(device) for room in rooms for _, device in devices):
+                    return
+                time.sleep(SOON)  # a machine gets ready
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 self._take(future, *running.pop(future))
             display.update()
@@ -126,11 +150,13 @@ class Matrix:
         try:
             outcome = future.result()
         except NodeLost as error:
-            print(f"{name}: {node} is lost ({error}), it goes to another", flush=True)
+            print(f"{name}: {node} is lost ({error})", flush=True)
             self._avoid[name].add(node)
-            self._tasks[name] = task.lost(node, str(error))
-            self._waiting.insert(0, name)
-            return
+            self._tasks[name] = task = task.lost(node, str(error))
+            if len(task.retries) < LOSSES:
+                self._waiting.insert(0, name)
+                return
+            outcome = task.given_up()
         if outcome is None:
             return
         if outcome.broken:
@@ -166,14 +192,16 @@ class Matrix:
         for reason, names in unreal.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             print(f"{', '.join(names[:3])}{more}: {reason}")
-        for node, devices in self._broken.items():
-            for device, reason in devices.items():
+        for node, broken in self._broken.items():
+            for device, reason in broken.items():
                 print(f"{device} of {node} is broken, its other jobs did not run: {plain(reason)}")
         counts = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common())
         missing = len(self.manifest["jobs"]) - len(self.records)
         counts += f", {missing} not run" if missing else ""
         runners = Counter(record["run"]["runner"] for record in self.records.values())
         used = ", ".join(f"{number} {runner}" for runner, number in runners.most_common())
+        for line in _by_node(self.records.values()):
+            print(line)
         print(f"run {self.folder.name}: {counts} ({used} processes)")
         if self.manifest["checks"]:
             print("It asked for some checks only, so it does not change the matrix.")
@@ -255,6 +283,23 @@ class Matrix:
         print(f"  {shlex.join(command)}")
 
 
+def _by_node(records: Collection[Record]) -> Iterator[str]:
+    """What each machine did, in words; nothing where there was only one."""
+    jobs, seconds = Counter[str](), defaultdict[str, float](float)
+    others: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        node = record["run"].get("node", "?")
+        jobs[node] += 1
+        seconds[node] += record["run"]["wall_seconds"]
+        for retry in record["run"].get("retries", ()):
+            others[retry["node"]]["lost" if retry["status"] == "lost" else "tried again"] += 1
+            seconds[retry["node"]] += retry["wall_seconds"] or 0
+    nodes = sorted(jobs.keys() | others.keys())
+    for node in nodes if len(nodes) > 1 else ():
+        more = "".join(f", {number} {what}" for what, number in sorted(others[node].items()))
+        yield f"{node}: {jobs[node]} jobs, {seconds[node]:.0f} s of scripts{more}"
+
+
 class _Display:
     """Progress of a run: a bar on a terminal, else a line per job."""
 
@@ -287,7 +332,10 @@ class _Display:
             if not self._bar.console.is_terminal:
                 done = f"[{len(self._shown)}/{self._total}]"
                 seconds = records[name]["run"]["wall_seconds"]
-                print(f"{done} {name}: {results.worst(records[name])}, {seconds:.1f} s", flush=True)
+                node = records[name]["run"].get("node")
+                where = f" on {node}" if node != platform.node() else ""
+                worst = results.worst(records[name])
+                print(f"{done} {name}: {worst}, {seconds:.1f} s{where}", flush=True)
 
 
 def _shown(script: Path) -> str:

@@ -10,7 +10,7 @@ import platform
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +22,9 @@ from tools.usage import CannotWrite, NoDevice, UsageError, unknown
 DEFAULTS = {"weights": "random", "size": "tiny", "dtype": "float32"}
 SELECTION = ("family", "device", "weights", "size", "dtype", "checks", "seed")
 PACKAGES = ("torch", "transformers", "numpy")
+
+Probe = Callable[[Sequence[str]], list[devices.Found]]
+"""Tells which devices there are, as `devices.probe` does."""
 
 
 @dataclass
@@ -63,15 +66,18 @@ class Lock:
         os.close(self._handle)
 
 
-def start(options: argparse.Namespace) -> Plan:
-    """A new run of what `options` ask for. Errors: UsageError, NoDevice."""
+def start(options: argparse.Namespace, probe: Probe = devices.probe) -> Plan:
+    """A new run of what `options` ask for on devices that `probe` finds.
+
+    Errors: UsageError, NoDevice.
+    """
     families = _choose_families(options)
     kinds = ("random", "pretrained")
     weights = options.weights or DEFAULTS["weights"]
     path = None if weights in kinds else str(Path(weights).resolve())
     if path and not Path(path).is_dir():
         raise UsageError(f"--weights: {unknown('kind of weights or folder', weights, kinds)}")
-    chosen = _choose_devices(options.device)
+    chosen = _choose_devices(options.device, probe)
     jobs: list[Job] = [
         {
             **facts,
@@ -97,7 +103,7 @@ def start(options: argparse.Namespace) -> Plan:
         "checks": options.checks or None,
         "weights_path": path,
         "jobs": jobs,
-        "versions": _versions(),
+        "versions": versions(),
     }
     try:
         (folder / "logs").mkdir(parents=True)
@@ -108,7 +114,7 @@ def start(options: argparse.Namespace) -> Plan:
     return Plan(folder, manifest, options.scripts, lock)
 
 
-def resume(options: argparse.Namespace) -> Plan:
+def resume(options: argparse.Namespace, probe: Probe = devices.probe) -> Plan:
     """The run that `options` name, or the last, with those of its records that still hold.
 
     Errors: UsageError, NoDevice.
@@ -128,7 +134,7 @@ def resume(options: argparse.Namespace) -> Plan:
     except BrokenManifest as error:
         raise UsageError(f"--resume: {error}") from error
     families = _known_families(options.scripts, [job["family"] for job in run.manifest["jobs"]])
-    _choose_devices([job["device"] for job in run.manifest["jobs"]])
+    _choose_devices([job["device"] for job in run.manifest["jobs"]], probe)
     facts = {family: _facts(script) for family, script in families.items()}
     jobs: list[Job] = [{**job, **facts[job["family"]]} for job in run.manifest["jobs"]]
     manifest: Manifest = {**run.manifest, "jobs": jobs}
@@ -175,8 +181,8 @@ def _choose_families(options: argparse.Namespace) -> dict[str, Path]:
     return {f: families[f] for f, names in checks.items() if not names or wanted & set(names)}
 
 
-def _choose_devices(asked: Sequence[str]) -> list[str]:
-    """The `asked` devices, or all that are here.
+def _choose_devices(asked: Sequence[str], probe: Probe) -> list[str]:
+    """The `asked` devices, or all that are there.
 
     Errors: UsageError for a name that is none, NoDevice when none of them is here.
     """
@@ -184,9 +190,7 @@ def _choose_devices(asked: Sequence[str]) -> list[str]:
     for device in asked:
         if not re.fullmatch(rf"({'|'.join(kinds)})(:\d+)?", device):
             raise UsageError(unknown("device", device, kinds))
-    if set(asked) == {"cpu"}:  # always there, which makes the slow look at drivers needless
-        return ["cpu"]
-    found = devices.probe(asked)
+    found = probe(asked)
     absent = {each["device"]: each["why_not"] for each in found if each["why_not"]}
     here = [each["device"] for each in found if each["why_not"] is None]
     if not here:
@@ -211,12 +215,12 @@ def _facts(script: Path) -> ScriptFacts:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of Python and, where they are installed, the packages that matter."""
-    versions = {"python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            versions[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return found

@@ -20,7 +20,7 @@ import psutil
 from tools import devices
 from tools.adopt import adopt, empty_record
 from tools.expectations import SCRIPT_CHECK
-from tools.processes import Call, Ended, Limits, NoParent, Processes, Runner
+from tools.processes import KILLED, Call, Ended, Limits, NoParent, Processes, Runner
 from tools.results import Check, Job, Record, Retry
 from tools.schedule import Room
 from tools.usage import UsageError, plain
@@ -82,6 +82,36 @@ class Task:
         }
         return replace(self, retries=[*self.retries, told])
 
+    def given_up(self) -> Outcome:
+        """What is to be said of a task that was lost with each machine that ran it."""
+        *before, last = self.retries
+        nodes = ", ".join(f"{each['node']} ({each['reason']})" for each in self.retries)
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        record = empty_record(self.job, self.seed, started, None, self.versions)
+        record["checks"] = [
+            {
+                "name": SCRIPT_CHECK,
+                "status": "crash",
+                "reason": f"each machine that ran it was lost: {nodes}",
+                "value": None,
+                "bound": None,
+                "seconds": 0.0,
+            }
+        ]
+        record["run"] = {
+            "id": self.run_id,
+            "command": list(self.command),
+            "exit_code": KILLED,
+            "wall_seconds": 0.0,
+            "cpu_seconds": 0.0,
+            "runner": "fresh",
+            "node": last["node"],
+            "attempt": last["attempt"],
+            "retries": before,
+            "log": f"logs/{self.name}.txt",
+        }
+        return Outcome(record, logs={f"{self.name}.txt": b""})
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -93,12 +123,17 @@ class Outcome:
 
 
 class Worker:
-    """Runs tasks on this machine, called from `at_once` threads."""
+    """Runs tasks on this machine, called from `at_once` threads.
 
-    def __init__(self, settings: Settings, at_once: int, node: str = "") -> None:
+    Each script gets `threads`, by default its share of the cores.
+    """
+
+    def __init__(
+        self, settings: Settings, at_once: int, node: str = "", threads: int | None = None
+    ) -> None:
         self.settings, self.node = settings, node or platform.node()
         memory = settings.memory or int(memory_bytes() * SHARE / at_once)
-        self._limits = Limits(max(1, cores() // at_once), memory)
+        self._limits = Limits(threads or max(1, cores() // at_once), memory)
         self._processes = self._start("warm" if settings.warm else "fresh")
         self._lock = threading.Lock()
 
@@ -264,11 +299,16 @@ def memory_bytes() -> int:
     return min(found)
 
 
-def usual_jobs(jobs: Sequence[Job]) -> int:
-    """How many of `jobs` to run at once: tiny models are quickest with one thread each."""
+def usual_jobs(
+    jobs: Sequence[Job], processors: int | None = None, memory: int | None = None
+) -> int:
+    """How many of `jobs` to run at once here, or on a machine that has `processors` and `memory`.
+
+    Tiny models are quickest with one thread each.
+    """
     if any(job["size"] != "tiny" for job in jobs):
         return 1
-    return max(1, min(cores(), memory_bytes() // USUAL_BYTES))
+    return max(1, min(processors or cores(), (memory or memory_bytes()) // USUAL_BYTES))
 
 
 def _script_check(record: Record) -> Check | None:

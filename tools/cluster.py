@@ -1,0 +1,307 @@
+"""The machines of a Ray cluster as nodes of the matrix (`--cluster`).
+
+A node has the device `cuda:1` if it advertises a resource of that name, which `tools.node` does
+where it is there; every node with a core has `cpu`. A run takes its nodes whole: the agent that is
+pinned to a node holds all its cores and GPUs, so that nothing else in the cluster disturbs what is
+measured, and two runs follow each other. What goes where is decided by `tools.schedule`, as on one
+machine. The nodes need the packages of the scripts, but no copy of this repository: `tools` and
+`templates` are sent to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tools import devices, node, scripts, worker
+from tools.agent import Agent
+from tools.devices import Found
+from tools.matrix import NodeLost
+from tools.processes import KILL_SECONDS
+from tools.results import Job
+from tools.schedule import Room
+from tools.usage import UsageError, plain
+from tools.worker import Outcome, Settings, Task
+
+CONNECT_SECONDS = 5
+BUSY_SECONDS = 20  # an agent that has not started by then waits for others to leave its cores
+TRIES = 3  # to start the agent of a node, before the node is left out
+TO_COME = "a machine to come"
+PRESENCE = 0.001  # of a device: all jobs of a node share it
+
+
+@contextlib.contextmanager
+def connect(address: str, wait: float | None, asked: Sequence[str]) -> Iterator[Cluster]:
+    """The cluster at `address`, or one that is started here: "local", "local:2x1" (nodes x cores).
+
+    Errors: UsageError.
+    """
+    with contextlib.ExitStack() as stack:
+        if local := re.fullmatch(r"local(?::(\d+)x(\d+))?", address):
+            found = node.detect(asked)
+            here = stack.enter_context(contextlib.closing(node.Loopback()))
+            for _ in range(int(local[1] or 1)):
+                here.add(int(local[2] or worker.cores()), found)
+            address = here.address
+        elif node.has_token():  # Ray would use it for the address "auto" only
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        ray = node.load()
+        _join(ray, address)
+        stack.callback(ray.shutdown)
+        yield Cluster(ray, wait or 0)
+
+
+class Cluster:
+    """A Ray cluster that this process is connected to."""
+
+    def __init__(self, ray: Any, wait: float) -> None:
+        self.ray, self.wait = ray, wait
+
+    def machines(self) -> dict[str, Machine]:
+        """The nodes that live and have a core, by their number."""
+        return {
+            each["NodeID"]: Machine.of(each)
+            for each in self.ray.nodes()
+            if each["Alive"] and each["Resources"].get("CPU", 0) >= 1
+        }
+
+    def agents(self, settings: Settings, jobs: Sequence[Job], at_once: int | None) -> Agents:
+        """The nodes at work on `jobs`, `at_once` on each, or as many as is usual."""
+        return Agents(self, settings, jobs, at_once)
+
+    def probe(self, asked: Sequence[str]) -> list[Found]:
+        """Which of the `asked` devices, or of all kinds, a node has or may come to have."""
+        here = _devices(self.machines().values())
+        lacks = None if asked and self.wait else f"no node has it, only {', '.join(sorted(here))}"
+        return [
+            devices.answer(each, None if each in here else lacks)
+            for each in asked or scripts.device_kinds()
+        ]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is known of a node."""
+
+    name: str
+    devices: frozenset[str]
+    cores: int
+    gpus: float
+    memory: int
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Machine:
+        """What Ray tells of a node."""
+        resources = told["Resources"]
+        named = told["NodeName"] != told["NodeManagerAddress"]
+        memory = resources.get("memory", 0) + resources.get("object_store_memory", 0)
+        kinds = scripts.device_kinds()
+        return cls(
+            told["NodeName"] if named else told["NodeManagerHostname"],
+            frozenset({"cpu", *(each for each in resources if each.partition(":")[0] in kinds)}),
+            int(resources["CPU"]),
+            resources.get("GPU", 0),
+            int(memory),
+        )
+
+
+@dataclass
+class Member:
+    """A node that takes part: its agent, and what that does; `lost` says how the agent ended."""
+
+    name: str
+    machine: Machine
+    at_once: int
+    agent: Any
+    ready: Future[None]
+    since: float = field(default_factory=time.monotonic)
+    told: bool = False
+    lost: str | None = None
+    running: set[Future[Outcome | None]] = field(default_factory=set)
+
+    @property
+    def free(self) -> int:
+        """How many more jobs it can take."""
+        return self.at_once - len(self.running) if self.ready.done() else 0
+
+
+class Agents:
+    """The nodes of a cluster, each with an agent, at work on `jobs`."""
+
+    def __init__(
+        self, cluster: Cluster, settings: Settings, jobs: Sequence[Job], at_once: int | None
+    ) -> None:
+        self._cluster, self._settings, self._jobs, self._at_once = cluster, settings, jobs, at_once
+        self._members: dict[str, Member] = {}
+        self._tries: dict[str, int] = {}
+        self._names: dict[str, str] = {}
+        self._wanted = {job["device"] for job in jobs}
+        # What nobody has and nobody waits for is asked of any node, whose answer is "skip".
+        self._nowhere = frozenset[str]()
+        if cluster.wait:
+            self._demand([{"CPU": 1, **_share(job["device"])} for job in jobs])
+        else:
+            self._nowhere = frozenset(self._wanted - _devices(cluster.machines().values()))
+        self._complete = time.monotonic()
+
+    def rooms(self) -> list[Room]:
+        """What the nodes have room for now, as they come and go."""
+        machines = self._cluster.machines()
+        for number in self._members.keys() - machines.keys():
+            del self._members[number]
+        for number, machine in machines.items():
+            self._look_after(number, machine)
+        rooms = [
+            Room(member.name, member.free, member.machine.devices | self._nowhere)
+            for member in self._members.values()
+        ]
+        missing = self._wanted - _devices(member.machine for member in self._members.values())
+        if not missing - self._nowhere:
+            self._complete = time.monotonic()
+        elif time.monotonic() - self._complete < self._cluster.wait:
+            rooms.append(Room(TO_COME, 0, missing))
+        return rooms
+
+    def submit(self, node: str, task: Task) -> Future[Outcome | None]:
+        """Send `task` to the agent of `node`."""
+        member = next(each for each in self._members.values() if each.name == node)
+        with contextlib.suppress(OSError):  # gone since the run began: Python will say so there
+            task = replace(task, text=task.script.read_bytes())
+        outcome: Future[Outcome | None] = Future()
+        member.running.add(outcome)
+        member.agent.run.remote(task).future().add_done_callback(
+            partial(_hand_on, member=member, outcome=outcome)
+        )
+        return outcome
+
+    def stop(self) -> None:
+        """Kill everything that runs, and leave the nodes."""
+        ray = self._cluster.ray
+        agents = [member.agent for member in self._members.values()]
+        with contextlib.suppress(Exception):  # of Ray, because a node is gone: so are its scripts
+            ray.wait(
+                [a.stop.remote() for a in agents], num_returns=len(agents), timeout=KILL_SECONDS
+            )
+        for agent in agents:
+            self._dismiss(agent)
+        if self._cluster.wait:
+            self._demand([])
+
+    def _look_after(self, number: str, machine: Machine) -> None:
+        """Have an agent on the node `number`, unless it has lost too many."""
+        member = self._members.get(number)
+        if member and member.ready.done() and not member.lost:
+            if error := member.ready.exception():
+                member.lost = _reason(error)
+            elif not member.told:
+                member.told = True
+                names = ", ".join(sorted(machine.devices))
+                print(f"{member.name} is ready: {member.at_once} at once on {names}", flush=True)
+        elif member and not member.told and time.monotonic() - member.since > BUSY_SECONDS:
+            member.told = True
+            print(f"{member.name} is waited for: other work in the cluster has its cores")
+        if member and member.lost:
+            self._dismiss(member.agent)
+            del self._members[number]
+            self._tries[number] = self._tries.get(number, 0) + 1
+            if self._tries[number] == TRIES:
+                print(f"{member.name} is left out: {member.lost}", flush=True)
+        if number not in self._members and self._tries.get(number, 0) < TRIES:
+            self._members[number] = self._hire(number, machine)
+
+    def _hire(self, number: str, machine: Machine) -> Member:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        at_once = self._at_once or worker.usual_jobs(self._jobs, machine.cores, machine.memory)
+        name = self._name(number, machine)
+        agent = (
+            self._cluster.ray.remote(Agent)
+            .options(
+                num_cpus=machine.cores,
+                num_gpus=machine.gpus,
+                max_concurrency=at_once + 1,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(number, soft=False),
+            )
+            .remote(self._settings, at_once, name, max(1, machine.cores // at_once))
+        )
+        return Member(name, machine, at_once, agent, agent.ready.remote().future())
+
+    def _name(self, number: str, machine: Machine) -> str:
+        """The name of a node, told apart from others of the same name."""
+        taken = machine.name in self._names.values()
+        return self._names.setdefault(number, machine.name + f"-{number[:6]}" * taken)
+
+    def _dismiss(self, agent: Any) -> None:
+        with contextlib.suppress(Exception):  # of Ray: it is dead already
+            self._cluster.ray.kill(agent)
+
+    def _demand(self, bundles: list[dict[str, float]]) -> None:
+        """Tell Ray's autoscaler what there should be room for, until told otherwise."""
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=bundles)
+
+
+def _hand_on(
+    theirs: Future[Outcome | None], member: Member, outcome: Future[Outcome | None]
+) -> None:
+    """Make `outcome` end as `theirs` has, which is known where the agent lives."""
+    member.running.discard(outcome)
+    error = theirs.exception()
+    if error is None:
+        outcome.set_result(theirs.result())
+    else:
+        member.lost = _reason(error)
+        outcome.set_exception(NodeLost(member.lost))
+
+
+def _reason(error: BaseException) -> str:
+    """Why an agent does not answer: the last line of what Ray says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return plain(lines[-1] if lines else repr(error), 300)
+
+
+def _devices(machines: Collection[Machine] | Iterator[Machine]) -> set[str]:
+    return set().union(*(machine.devices for machine in machines))
+
+
+def _share(device: str) -> dict[str, float]:
+    return {} if device == "cpu" else {device: PRESENCE}
+
+
+def _join(ray: Any, address: str) -> None:
+    """Connect this process to the cluster at `address`, and send it the tools.
+
+    Errors: UsageError.
+    """
+    if place := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address):
+        try:
+            socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
+        except OSError as error:
+            raise UsageError(f"--cluster {address}: nobody answers there ({error})") from error
+    with tempfile.TemporaryDirectory() as folder:
+        for package in ("tools", "templates"):
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(scripts.ROOT / package, Path(folder, package), ignore=ignore)
+        try:
+            ray.init(
+                address,
+                runtime_env={"working_dir": folder},
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        except Exception as error:
+            raise UsageError(f"--cluster {address}: {_reason(error)}") from error
+    # Else it prints pages about each node that dies, of which we tell in a line.
+    ray._private.worker._worker_logs_enabled = False
