@@ -27,7 +27,7 @@ class Agent:
 
     def run(self, task: Task) -> Outcome | None:
         """The outcome of `task` with its logs; None after `stop`."""
-        with tempfile.TemporaryDirectory() as logs:
+        with tempfile.TemporaryDirectory(dir=scripts.ROOT) as logs:  # which goes with Ray
             outcome = self._worker.run(replace(task, versions=plan.versions()), Path(logs))
             found = {path.name: path.read_bytes() for path in Path(logs).iterdir()}
         return outcome and replace(outcome, logs=found)

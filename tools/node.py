@@ -103,13 +103,13 @@ class Loopback:
     def __init__(self) -> None:
         with contextlib.ExitStack() as stack:
             # Its sockets have long names, of which the kernel takes 107 characters.
-            folder = tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True)
+            folder = tempfile.TemporaryDirectory(None, "ray-", "/tmp", True)
             place = {"RAY_TMPDIR": stack.enter_context(folder)}
             stack.enter_context(_environment({**ENVIRONMENT, **LOOPBACK, **place}))
             load()
             from ray.cluster_utils import Cluster
 
-            self._cluster = Cluster()
+            self._cluster, self._nodes = Cluster(), 0
             stack.callback(self._cluster.shutdown)
             self.close = stack.pop_all().close
 
@@ -123,7 +123,7 @@ class Loopback:
 
         Its cores are no other node's, as long as there are enough.
         """
-        with _pinned(len(self._cluster.list_all_nodes()) * cores, cores):
+        with _pinned(self._nodes * cores, cores):
             self._cluster.add_node(
                 num_cpus=cores,
                 resources=dict.fromkeys(found, 1),
@@ -134,6 +134,7 @@ class Loopback:
                 include_log_monitor=False,
                 no_monitor=True,
             )
+        self._nodes += 1
 
 
 def _usable(asked: Sequence[str]) -> list[str]:
@@ -169,7 +170,8 @@ def _pinned(first: int, count: int) -> Iterator[None]:
         return
     ours = os.sched_getaffinity(0)
     ordered = sorted(ours)
-    os.sched_setaffinity(0, {ordered[n % len(ordered)] for n in range(first, first + count)})
+    chosen = {ordered[number % len(ordered)] for number in range(first, first + count)}
+    os.sched_setaffinity(0, chosen or ours)
     try:
         yield
     finally:

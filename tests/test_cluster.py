@@ -1,0 +1,223 @@
+"""The matrix on real Ray clusters of several nodes, which listen on the loopback interface only."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from test_matrix import MAIN, gone, tell_pid, wait_for
+from tools_fixtures import Place
+
+from tools import node, scripts
+from tools.__main__ import main
+from tools.results import Record
+
+PATIENCE = 120  # seconds for what takes some on an idle machine
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[node.Loopback]:
+    """Two nodes of one core each; `west` says that it has an xpu."""
+    loopback = node.Loopback()
+    try:
+        loopback.add(1, name="east")
+        loopback.add(1, ["xpu", "xpu:1"], name="west")
+        yield loopback
+    finally:
+        loopback.close()
+
+
+def start(place: Place, address: str, *flags: str, device: str = "cpu") -> subprocess.Popen[str]:
+    """The matrix in a process of its own, which Ray has to itself."""
+    command = ["matrix", *place.flags("--cluster", address, "--runner", "fresh", *flags)]
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN, *command, "--device", device],
+        cwd=scripts.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(place: Place, address: str, *flags: str, device: str = "cpu") -> tuple[int, str]:
+    """Exit code and output of the matrix."""
+    process = start(place, address, *flags, device=device)
+    out, _ = process.communicate(timeout=PATIENCE)
+    return process.returncode, out
+
+
+def kill_node(name: str) -> None:
+    """Kill -9 everything that runs on a node, as a power failure does."""
+    (raylet,) = (
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.name() == "raylet"
+        and any(word == f"--node-name={name}" for word in process.cmdline())
+    )
+    for process in [raylet, *raylet.children(recursive=True)]:
+        process.kill()
+
+
+def nodes(records: dict[str, Record], device: str) -> set[str]:
+    """Where the jobs for `device` ran."""
+    return {
+        record["run"]["node"] for record in records.values()
+        if record["device"]["requested"] == device
+    }  # fmt: skip
+
+
+def test_jobs_go_where_their_device_is_and_results_come_here(
+    place: Place, here: node.Loopback
+) -> None:
+    for family in ("alpha", "beta", "gamma"):
+        place.script(family, edit=f"print('I am {family}'); time.sleep(0.5)")
+    code, out = run(place, here.address, device="cpu,xpu,xpu:1,mps")
+    assert code == 0, out
+    run_ = place.run()
+    assert run_.complete
+    assert len(run_.records) == 12
+    assert nodes(run_.records, "cpu") == {"east", "west"}
+    assert nodes(run_.records, "xpu") == nodes(run_.records, "xpu:1") == {"west"}
+    assert run_.records["alpha-mps"]["run"]["exit_code"] == 4, "nobody has it: any node says so"
+    for name, record in run_.records.items():
+        text = (run_.folder / record["run"]["log"]).read_text()
+        assert text == f"I am {name.partition('-')[0]}\n"
+        assert record["environment"]["threads"] == 1
+    assert "mps is not here" in out
+    assert "no node has it, only cpu, xpu, xpu:1" in out
+    counts = Counter(record["run"]["node"] for record in run_.records.values())
+    for name, number in counts.items():
+        assert re.search(rf"^{name}: {number} jobs, \d+ s of scripts$", out, re.MULTILINE), out
+    assert out.count(" on west\n") == counts["west"], "live, a line for each"
+    assert place.query("SELECT count(DISTINCT node) FROM records") == [(2,)]
+
+
+def test_a_device_that_no_node_has_is_told_at_once(place: Place, here: node.Loopback) -> None:
+    place.script("alpha")
+    begin = time.monotonic()
+    code, out = run(place, here.address, device="mps,xpu:7")
+    assert time.monotonic() - begin < PATIENCE / 4
+    assert code == 4
+    assert "mps: no node has it, only cpu, xpu, xpu:1; xpu:7: no node has it" in out
+    assert not place.results.exists()
+
+
+def test_a_device_is_waited_for_as_long_as_asked(place: Place, here: node.Loopback) -> None:
+    place.script("alpha")
+    code, out = run(place, here.address, "--wait", "2", device="cpu,mps")
+    assert code == 1
+    assert "1 pass, 1 not run" in out
+    assert place.run().records.keys() == {"alpha-cpu"}
+
+
+def test_an_interrupted_run_leaves_nothing_on_the_nodes_and_goes_on(
+    place: Place, here: node.Loopback, tmp_path: Path
+) -> None:
+    pid, go = tmp_path / "pid", tmp_path / "go"
+    place.script("alpha")
+    wait = f"if not Path({str(go)!r}).exists(): time.sleep(1000)"
+    place.script("beta", edit=tell_pid(pid) + wait)
+    process = start(place, here.address)
+    wait_for(pid, PATIENCE)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, out
+    assert gone(int(pid.read_text()))
+    assert place.run().interrupted
+    first = (place.run().folder / "alpha-cpu.json").read_bytes()
+    go.touch()
+    command = [*place.flags("--cluster", here.address, "--runner", "fresh", "--resume")]
+    again = subprocess.run(
+        [sys.executable, "-c", MAIN, "matrix", *command], check=False, cwd=scripts.ROOT
+    )
+    assert again.returncode == 0
+    assert place.run().complete
+    assert (place.run().folder / "alpha-cpu.json").read_bytes() == first
+
+
+def test_a_killed_node_loses_nothing_and_a_late_one_gets_work(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where the killed node leaves its folders
+    done, pid, go = tmp_path / "done", tmp_path / "pid", tmp_path / "go"
+    hold = f"if not Path({str(go)!r}).exists():\n    {tell_pid(pid)}    time.sleep(1000)\n"
+    for family in ("a", "b", "held", "y", "z"):
+        note = f"Path({str(done)!r}).open('a').write('{family} ')"
+        place.script(family, edit=hold * (family == "held") + note)
+    loopback = node.Loopback()
+    try:
+        loopback.add(0, name="hub")
+        loopback.add(1, name="early")
+        process = start(place, loopback.address, "--wait", str(PATIENCE))
+        wait_for(pid, PATIENCE)
+        kill_node("early")
+        assert gone(int(pid.read_text()))
+        go.touch()
+        loopback.add(1, name="late")
+        out, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        loopback.close()
+    assert process.returncode == 0, out
+    assert done.read_text() == "a b held y z ", "each to its end once, and first what was lost"
+    records = place.run().records
+    assert {name: record["run"]["node"] for name, record in records.items()} == {
+        "a-cpu": "early", "b-cpu": "early", "held-cpu": "late", "y-cpu": "late", "z-cpu": "late"
+    }  # fmt: skip
+    (retry,) = records["held-cpu"]["run"]["retries"]
+    assert (retry["status"], retry["node"], retry["attempt"]) == ("lost", "early", 1)
+    assert records["held-cpu"]["run"]["attempt"] == 2
+    assert "held-cpu: early is lost (" in out
+    assert re.search(r"^early: 2 jobs, \d+ s of scripts, 1 lost$", out, re.MULTILINE), out
+
+
+def test_a_cluster_of_this_machine_runs_real_scripts_and_leaves_nothing(place: Place) -> None:
+    place.scripts = scripts.ROOT / "fixed_tests"
+    flags = place.flags("--cluster", "local:2x1", "--device", "cpu", "--family", "bert,vit,t5")
+    command = [sys.executable, "-m", "tools", "matrix", *flags]
+    process = subprocess.Popen(command, cwd=scripts.ROOT, stdout=subprocess.PIPE, text=True)
+    seen: dict[int, str] = {}
+    while process.poll() is None:
+        for each in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                seen[each.pid] = " ".join(each.cmdline())
+        time.sleep(0.2)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+    records = place.run().records.values()
+    assert [record["run"]["runner"] for record in records] == ["warm"] * 3
+    assert len({record["run"]["node"] for record in records}) == 2
+    (folder,) = {found[0] for text in seen.values() if (found := re.search(r"/tmp/ray-\w+", text))}
+    assert not Path(folder).exists()
+    assert all(gone(pid) for pid in seen)
+
+
+def test_without_ray_the_command_that_installs_it_is_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.script("alpha")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for command in (["matrix", *place.flags("--cluster", "auto")], ["node"]):
+        assert main(command) == 2
+        assert f"{sys.executable} -m pip install '{node.RAY}'" in capsys.readouterr().err
+    assert not place.results.exists()
+
+
+def test_where_nobody_answers_that_is_told(place: Place) -> None:
+    place.script("alpha")
+    code, out = run(place, "127.0.0.1:1")
+    assert code == 2
+    assert "--cluster 127.0.0.1:1: nobody answers there" in out
