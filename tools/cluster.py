@@ -47,6 +47,8 @@ def connect(address: str, wait: float | None, asked: Sequence[str]) -> Iterator[
 
     Errors: UsageError.
     """
+    if not re.fullmatch(r"[^/]+:\d+|auto|local(:\d+x\d+)?", address):
+        raise UsageError(f"--cluster: {address!r} is not HOST:PORT, auto, local or local:2x1")
     with contextlib.ExitStack() as stack:
         if local := re.fullmatch(r"local(?::(\d+)x(\d+))?", address):
             found = node.detect(asked)
@@ -267,7 +269,9 @@ def _hand_on(
 
 
 def _reason(error: BaseException) -> str:
-    """Why an agent does not answer: the last line of what Ray says."""
+    """What Ray says at last of the end of an agent."""
+    if type(error).__name__ == "ActorUnavailableError":  # it has much to say, but does not know
+        return "it does not answer any more"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return plain(lines[-1] if lines else repr(error), 300)
 
@@ -285,9 +289,10 @@ def _join(ray: Any, address: str) -> None:
 
     Errors: UsageError.
     """
-    if place := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address):
+    if address != "auto":
+        host, _, port = address.rpartition(":")
         try:
-            socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         except OSError as error:
             raise UsageError(f"--cluster {address}: nobody answers there ({error})") from error
     with tempfile.TemporaryDirectory() as folder:
@@ -302,6 +307,9 @@ def _join(ray: Any, address: str) -> None:
                 logging_level="ERROR",
             )
         except Exception as error:
-            raise UsageError(f"--cluster {address}: {_reason(error)}") from error
+            raise UsageError(
+                f"--cluster {address}: {_reason(error)}; is it up, is this machine a node of it "
+                f"(`nox -s node`), and has it the same {node.TOKEN}?"
+            ) from error
     # Else it prints pages about each node that dies, of which we tell in a line.
     ray._private.worker._worker_logs_enabled = False
