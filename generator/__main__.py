@@ -24,12 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=["discover", "regenerate", "check"])
     parser.add_argument("families", nargs="*", metavar="family")
+    parser.add_argument(
+        "--missing", action="store_true", help="discover: the families that have no entry yet"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "discover":
             from generator import discover  # torch and transformers take seconds to import
 
-            return discover.main(options.families)
+            return discover.main(discover.missing() if options.missing else options.families)
         return regenerate(options.families, write=options.command == "regenerate")
     except GeneratorError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -50,9 +50,10 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "dtype_bf16",
     "isolation",
 )
+COVERAGE = ("full", "partial", "fallback")
 HEADER = """\
 # Facts about families, found by `python -m generator discover` in the installed transformers.
-# What a person knows better belongs into generator/overrides.toml.
+# What a person knows better belongs into generator/overrides/.
 """
 T = typing.TypeVar("T")
 
@@ -73,6 +74,8 @@ class Entry:
     head: str  # why this class: the auto mapping it comes from, or "override: reason"
     parameters: int
     discovered_with: dict[str, str]  # package -> version
+    coverage: str = "full"  # of the modalities; "partial" or "fallback", with `coverage_reason`
+    coverage_reason: str | None = None
     requires: list[str]  # pip packages beyond torch and transformers
     seed: int  # of weights and inputs: the first with which no output is dead
     attentions: list[str]  # implementations, the default first; [] where there is no choice
@@ -84,6 +87,8 @@ class Entry:
     outputs: dict[str, list[int]]  # output -> shape
     checks: dict[str, str]  # check -> the fact that makes it applicable
     not_applicable: dict[str, str] = field(default_factory=dict)  # check -> the fact why not
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of every call
+    insensitive: dict[str, str] = field(default_factory=dict)  # inputs -> why they change nothing
     no_gradient: dict[str, str] = field(default_factory=dict)  # parameters -> reviewed reason
     constants: dict[str, Any] = field(default_factory=dict)  # what else the template's SLOTS name
     golden: dict[str, list[float]] = field(default_factory=dict)  # output -> fingerprint
@@ -112,6 +117,8 @@ TABLES = (
     "outputs",
     "checks",
     "not_applicable",
+    "options",
+    "insensitive",
     "no_gradient",
     "constants",
     "golden",
@@ -273,6 +280,13 @@ def _consistent(where: str, entry: Entry) -> Entry:
                 raise RegistryError(f"{where}.config] {key!r} cannot be the name of an argument")
     if not isinstance(entry.config.get("class"), str):
         raise RegistryError(f"{where}.config] has no 'class'")
+    if entry.coverage not in COVERAGE:
+        hint = suggest(entry.coverage, COVERAGE)
+        raise RegistryError(f"{where}] 'coverage' is none of {', '.join(COVERAGE)}{hint}")
+    if (entry.coverage == "full") == bool(entry.coverage_reason):
+        raise RegistryError(
+            f"{where}] 'coverage_reason' says why coverage is not full, and only that"
+        )
     for check in entry.checks.keys() & entry.not_applicable.keys():
         raise RegistryError(f"{where}.not_applicable] {check!r} is in [{entry.family}.checks] too")
     for name in entry.golden.keys() - entry.outputs.keys():

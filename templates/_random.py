@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import Any
 
 import numpy
 import torch
@@ -46,6 +47,11 @@ def token_ids(
     """Token ids in [low, high), int64; special ids lie below `low`."""
     bits = hashes(name, seed, 0, math.prod(shape))
     return torch.from_numpy((bits % numpy.uint64(high - low)).astype("i8") + low).reshape(shape)
+
+
+def numbers(values: list[Any]) -> torch.Tensor:
+    """These numbers: int64, or fp32 where one has a decimal point."""
+    return torch.tensor(values)
 
 
 def ragged_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:

@@ -1,0 +1,210 @@
+"""Inputs of tiny models: for each architecture how they follow from a configuration.
+
+An input is a table of the registry: a "kind", which is a function of `templates/_random.py`, and
+its arguments. A size may be an expression of the configuration, as "config.vision_config.width // 2".
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from generator.shrink import SPECIAL_IDS_END, Tree
+from templates import _random
+
+LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
+TARGET = 7  # decoder tokens of encoder-decoder models; differs from every other size
+SAMPLES = [3200, 2400]  # two rows of audio
+
+
+@dataclass
+class Candidate:
+    """A family while it is discovered."""
+
+    family: str
+    architecture: str
+    head: str
+    model_class: Any
+    tree: Tree
+    config: Any
+    inputs: dict[str, Tree] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> set[str]:
+        """The parameter names of the model's forward."""
+        return set(inspect.signature(self.model_class.forward).parameters)
+
+
+def tokens(candidate: Candidate, width: int | str = WIDTH) -> Tree:
+    """Token ids that are no special tokens."""
+    size = candidate.config.get_text_config(decoder=True).vocab_size
+    return {"kind": "token_ids", "shape": [2, width], "low": SPECIAL_IDS_END, "high": size}
+
+
+def mask(lengths: list[int]) -> Tree:
+    """A right-padded attention mask."""
+    return {"kind": "ragged_mask", "lengths": lengths, "width": max(lengths)}
+
+
+def values(*shape: int | str) -> Tree:
+    """Floating point values; a size may be an expression of the configuration."""
+    return {"kind": "normals", "shape": list(shape)}
+
+
+def text_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Token ids, mask and, where the model tells segments apart, token types."""
+    inputs = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+    if (
+        "token_type_ids" in candidate.parameters
+        and getattr(candidate.config, "type_vocab_size", 0) > 1
+    ):
+        types = candidate.config.type_vocab_size
+        inputs["token_type_ids"] = {
+            "kind": "token_ids",
+            "shape": [2, WIDTH],
+            "low": 0,
+            "high": types,
+        }
+    return inputs
+
+
+def seq2seq_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """What the encoder and the decoder read."""
+    return text_inputs(candidate) | {"decoder_input_ids": tokens(candidate, TARGET)}
+
+
+def vision_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Square images of the configured size."""
+    return {"pixel_values": values(2, *image(candidate))}
+
+
+def image(candidate: Candidate) -> list[int | str]:
+    """Channels, height and width of an image: expressions of the configuration, or 64 pixels."""
+    channels, size = reach(candidate.config, "num_channels"), reach(candidate.config, "image_size")
+    return [concrete(channels, candidate.config) or 3, size or 64, size or 64]
+
+
+def reach(config: Any, name: str, path: str = "config") -> str | None:
+    """The expression that gives the integer `name` of a configuration or of one of its parts."""
+    if type(getattr(config, name, None)) is int:
+        return f"{path}.{name}"
+    for part in getattr(config, "sub_configs", {}):
+        if found := reach(getattr(config, part), name, f"{path}.{part}"):
+            return found
+    return None
+
+
+def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Images that are not square, for models that take any size: swapped axes show."""
+    inputs = {"pixel_values": values(2, 3, 96, 64)}
+    if "pixel_mask" in candidate.parameters:
+        inputs["pixel_mask"] = {"kind": "ragged_pixels", "sizes": [[96, 64], [80, 40]]}
+    return inputs
+
+
+def video_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Frames of square images."""
+    return {"pixel_values": values(2, "config.num_frames", *image(candidate))}
+
+
+def dual_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts that end in the end token, at which such models pool, and images."""
+    ids, end = tokens(candidate), reach(candidate.config, "eos_token_id")
+    if end:
+        ids = {"kind": "ended", "of": ids, "token": end, "lengths": LENGTHS}
+    pixels = values(2, *image(candidate))
+    return {"input_ids": ids, "attention_mask": mask(LENGTHS), "pixel_values": pixels}
+
+
+def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Images and a text, with a placeholder for each image feature where the model wants them."""
+    pixels = values(2, *image(candidate))
+    for name in ("image_token_index", "image_token_id"):
+        if hasattr(candidate.config, name) and hasattr(candidate.config, "image_seq_length"):
+            text = tokens(candidate, f"config.image_seq_length + {WIDTH}")
+            placed = {"kind": "with_placeholders", "of": text, "token": f"config.{name}"}
+            placed["count"] = "config.image_seq_length"
+            widths = [f"config.image_seq_length + {length}" for length in LENGTHS]
+            rows = {"kind": "ragged_mask", "lengths": widths, "width": widths[0]}
+            return {"input_ids": placed, "attention_mask": rows, "pixel_values": pixels}
+    return {"pixel_values": pixels, "input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+
+
+def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Audio for the encoder, as samples or as spectra, and tokens for the decoder."""
+    decoder = {"decoder_input_ids": tokens(candidate, TARGET)}
+    if "input_features" in candidate.parameters:
+        mels = reach(candidate.config, "num_mel_bins") or 80
+        positions = reach(candidate.config, "max_source_positions")
+        frames = f"{positions} * 2" if positions else 80
+        return {"input_features": values(2, mels, frames)} | decoder
+    return audio_inputs(candidate) | decoder
+
+
+def audio_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Samples of two sounds of different lengths."""
+    return {"input_values": values(2, SAMPLES[0]), "attention_mask": mask(SAMPLES)}
+
+
+def codec_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Samples by channel."""
+    return {"input_values": values(2, reach(candidate.config, "audio_channels") or 1, SAMPLES[0])}
+
+
+def series_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Past values by channel."""
+    return {"past_values": values(2, "config.context_length", "config.num_input_channels")}
+
+
+INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
+    "encoder_only": text_inputs,
+    "decoder_only": text_inputs,
+    "state_space": text_inputs,
+    "encoder_decoder": seq2seq_inputs,
+    "vision": vision_inputs,
+    "dual_encoder": dual_inputs,
+    "vision_language": vision_language_inputs,
+    "detection": pyramid_inputs,
+    "segmentation": pyramid_inputs,
+    "depth": vision_inputs,
+    "video": video_inputs,
+    "speech_seq2seq": speech_inputs,
+    "audio": audio_inputs,
+    "codec": codec_inputs,
+    "time_series": series_inputs,
+}
+
+
+def make_input(name: str, spec: Tree, config: Any, seed: int) -> torch.Tensor:
+    """The tensor that the script will make of `spec`; the same call, made here."""
+    arguments = {
+        key: concrete(value, config) for key, value in spec.items() if key not in ("kind", "of")
+    }
+    make = getattr(_random, spec["kind"])
+    takes = inspect.signature(make).parameters
+    first: list[Any] = [make_input(name, spec["of"], config, seed)] if "of" in spec else []
+    if "name" in takes:
+        first = [name]
+    if "seed" in takes:
+        arguments["seed"] = seed
+    made: torch.Tensor = make(*first, **arguments)
+    return made
+
+
+def concrete(value: Any, config: Any) -> Any:
+    """`value` with expressions of the configuration worked out, lists as tuples."""
+    if isinstance(value, list):
+        return tuple(concrete(item, config) for item in value)
+    if isinstance(value, str) and value.startswith("config."):
+        path, _, operation = value.partition(" ")
+        result = config
+        for attribute in path.split(".")[1:]:
+            result = getattr(result, attribute)
+        operator, _, number = operation.partition(" ")
+        calculate = {"": lambda a, _: a, "+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+        return calculate[operator](result, int(number or 0))
+    return value
