@@ -1,7 +1,7 @@
 """Inputs of tiny models: for each architecture how they follow from a configuration.
 
 An input is a table of the registry: a "kind", which is a function of `templates/_random.py`, and
-its arguments. A size may be an expression of the configuration, as "config.vision_config.width // 2".
+its arguments. A size may be an expression of the configuration ("config.vision_config.width // 2").
 """
 
 from __future__ import annotations
