@@ -351,8 +351,7 @@ def test_gradients(subject: Subject) -> None:
 
 
 def test_heads(subject: Subject) -> None:
-    """Each further head is as near to fp64 as rounding explains, its loss is what its formula
-    gives, and each of its parameters learns from it."""
+    """Each further head is near to fp64, has the loss of its formula, and all of it learns."""
     if (subject.weights, subject.size) != ("random", "tiny"):
         raise unittest.SkipTest("further heads are checked with random tiny weights")
     for name, task in HEADS.items():
@@ -720,7 +719,6 @@ def operators_by_device(run: Callable[[], object]) -> Counter[str]:
 
 
 CLASSES = 5  # of classifiers; differs from every other size
-Loss = tuple[Tensors, Callable[[Tensors], torch.Tensor]]  # labels, and their loss given the outputs
 
 
 @dataclass
@@ -752,8 +750,8 @@ class Head(Subject):
             inputs = {n: torch.stack([v, v.roll(1, 0)], 1) for n, v in inputs.items()}
         return inputs
 
-    def loss(self) -> Loss:
-        """The labels that the head learns from, and the formula of its loss."""
+    def loss(self) -> tuple[Tensors, Callable[[Tensors], torch.Tensor]]:
+        """The labels that the head learns from, and the formula that gives the loss of outputs."""
         entropy, outputs = torch.nn.functional.cross_entropy, self.outputs
         if self.task == "question":
             starts, ends = torch.tensor([1, 3]), torch.tensor([4, 6])

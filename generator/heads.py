@@ -35,7 +35,7 @@ def classes(mapping: str, family: str) -> Iterator[Any]:
 
 
 def further(family: str, main: Any) -> dict[str, str]:
-    """The heads of `family` beside its `main` class that have the same configuration: their task."""
+    """The heads of `family` beside its `main` class, of the same configuration: their tasks."""
     found = {}
     for mapping, task in TASKS.items():
         for each in classes(mapping, family):

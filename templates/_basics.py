@@ -159,8 +159,7 @@ def test_isolation(subject: Subject) -> None:
 
 
 def test_heads(subject: Subject) -> None:
-    """Each further head is as near to fp64 as rounding explains, its loss is what its formula
-    gives, and each of its parameters learns from it."""
+    """Each further head is near to fp64, has the loss of its formula, and all of it learns."""
     if (subject.weights, subject.size) != ("random", "tiny"):
         raise unittest.SkipTest("further heads are checked with random tiny weights")
     for name, task in story.HEADS.items():

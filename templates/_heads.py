@@ -16,7 +16,6 @@ from templates._random import set_weights
 from templates._subject import Subject
 
 CLASSES = 5  # of classifiers; differs from every other size
-Loss = tuple[Tensors, Callable[[Tensors], torch.Tensor]]  # labels, and their loss given the outputs
 
 
 @dataclass
@@ -48,8 +47,8 @@ class Head(Subject):
             inputs = {n: torch.stack([v, v.roll(1, 0)], 1) for n, v in inputs.items()}
         return inputs
 
-    def loss(self) -> Loss:
-        """The labels that the head learns from, and the formula of its loss."""
+    def loss(self) -> tuple[Tensors, Callable[[Tensors], torch.Tensor]]:
+        """The labels that the head learns from, and the formula that gives the loss of outputs."""
         entropy, outputs = torch.nn.functional.cross_entropy, self.outputs
         if self.task == "question":
             starts, ends = torch.tensor([1, 3]), torch.tensor([4, 6])
