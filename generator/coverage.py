@@ -25,7 +25,7 @@ STATES = {  # state of a family -> what it means, and its colour in the picture
     "missing": ("no script yet", "#d62828"),
     "unsupported": ("no script is possible here", "#adb5bd"),
 }
-NO_ARCHITECTURE = "(no model)"
+NO_ARCHITECTURE = {"missing": "(no script yet)", "unsupported": "(no model)"}
 BILLION = 1e9
 
 
@@ -47,7 +47,7 @@ class Coverage:
         found: dict[str, Counter[str]] = {}
         for family, state in self.state.items():
             entry = self.entries.get(family)
-            name = entry.architecture if entry else NO_ARCHITECTURE
+            name = entry.architecture if entry else NO_ARCHITECTURE[state]
             found.setdefault(name, Counter())[state] += 1
         return dict(sorted(found.items()))
 
@@ -109,8 +109,8 @@ def summary(found: Coverage) -> str:
     models = counts.total() - counts["unsupported"]
     driven = sum(counts[state] for state in COVERAGE)
     return (
-        f"**{driven} of {models}** families with modeling code in transformers {found.transformers} "
-        f"have a script: {counts['full']} drive the class that users load with every modality, "
+        f"**{driven} of {models}** families with modeling code in transformers "
+        f"{found.transformers} have a script: {counts['full']} drive the class that users load with every modality, "
         f"{counts['partial']} leave a modality out, {counts['fallback']} drive another class. "
         f"{counts['unsupported']} more folders define no model."
     )
@@ -193,7 +193,7 @@ def picture(found: Coverage) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
-    table = {name: count for name, count in found.table().items() if name != NO_ARCHITECTURE}
+    table = {name: count for name, count in found.table().items() if name[0] != "("}
     names = sorted(table, key=lambda name: table[name].total())
     with matplotlib.rc_context({"font.family": "DejaVu Sans", "text.usetex": False}):
         figure = Figure(figsize=(9, 1 + 0.3 * len(names)), layout="constrained")

@@ -74,10 +74,10 @@ def test_the_numbers_go_between_the_markers(tmp_path: Path) -> None:
     readme.write_text("no markers")
     with pytest.raises(GeneratorError, match="must stand there"):
         coverage.render(found, tmp_path)
-    readme.write_text(f"before\n{coverage.BEGIN}\nold\n{coverage.END}\nafter\n")
+    readme.write_text(f"before\n{coverage.BEGIN}\nstale numbers\n{coverage.END}\nafter\n")
     text = coverage.render(found, tmp_path)[readme].decode()
     assert coverage.summary(found) in text
-    assert "old" not in text
+    assert "stale" not in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
 
