@@ -110,8 +110,9 @@ def summary(found: Coverage) -> str:
     driven = sum(counts[state] for state in COVERAGE)
     return (
         f"**{driven} of {models}** families with modeling code in transformers "
-        f"{found.transformers} have a script: {counts['full']} drive the class that users load with every modality, "
-        f"{counts['partial']} leave a modality out, {counts['fallback']} drive another class. "
+        f"{found.transformers} have a script: {counts['full']} drive the class that users load "
+        f"with every modality, {counts['partial']} leave a modality out, {counts['fallback']} "
+        "drive another class. "
         f"{counts['unsupported']} more folders define no model."
     )
 
