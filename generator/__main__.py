@@ -4,6 +4,7 @@ discover    learn the facts of the families from the installed transformers (slo
 regenerate  make fixed_tests/ from the registry and the templates
 check       say whether fixed_tests/ is what regenerate would make; exit code 1 if not
 coverage    say which families of the installed transformers have a script, in docs/ and README.md
+bench       say how long regenerate and check take, beside libcst and black alone
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Sequence
 from generator import GeneratorError, coverage, families, registry, sync
 from generator.render import render
 
+COMMANDS = ("discover", "regenerate", "check", "coverage", "bench")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives back the exit code: 0, 1 (not as it should be), 2 (wrong usage)."""
@@ -23,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m generator", description=__doc__, formatter_class=style
     )
-    parser.add_argument("command", choices=["discover", "regenerate", "check", "coverage"])
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("families", nargs="*", metavar="family")
     parser.add_argument(
         "--missing", action="store_true", help="discover: the families that have no entry yet"
@@ -34,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from generator import discover  # torch and transformers take seconds to import
 
             return discover.main(families.missing() if options.missing else options.families)
+        if options.command == "bench":
+            from generator import bench  # black and libcst take a second to import
+
+            return bench.main(options.families)
         if options.command == "coverage":
             return coverage.main()
         return regenerate(options.families, write=options.command == "regenerate")
