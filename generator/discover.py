@@ -9,6 +9,7 @@ What a person knows better stands in `overrides/`, with its reason.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import multiprocessing
 import multiprocessing.connection
@@ -95,6 +96,8 @@ def apart(
     costs one family. They are forked, since to import torch takes longer than most calls, so the
     caller must not have run any operator.
     """
+    for name in ("torch._dynamo", "torchvision", "transformers.models.auto.modeling_auto"):
+        importlib.import_module(name)  # what nearly every model imports, seconds each
     context, waiting = multiprocessing.get_context("fork"), deque(calls)
     running: dict[Any, tuple[str, Any, float]] = {}
     while waiting or running:

@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
+import transformers
+
 # The auto mappings of transformers whose classes are further heads, and the task of each, which
 # says what labels they take and how their loss follows from the logits (templates/_heads.py). The
 # decoders of encoder-decoders are in the mapping of causal models, but do not shift their labels.
@@ -27,10 +29,12 @@ TASKS = {
 def classes(mapping: str, family: str) -> Iterator[Any]:
     """The model classes that an auto mapping has for the configurations of `family`."""
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    configuration = importlib.import_module("transformers.models.auto.configuration_auto")
     found = getattr(auto, mapping)
-    for config_class in found:
-        if config_class.__module__.split(".")[-2] == family:
-            model_classes = found[config_class]
+    # By the names of the model types: to ask the mapping itself imports every family.
+    for model_type in found._model_mapping:
+        if configuration.model_type_to_module_name(model_type) == family:
+            model_classes = found[getattr(transformers, found._config_mapping[model_type])]
             yield from model_classes if isinstance(model_classes, tuple) else [model_classes]
 
 
