@@ -185,15 +185,15 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
         config = merged(config, override.config)
     candidate = choose(family, next((o for o in overrides if o.head), None))
     labels = {"num_labels": LABELS} if candidate.architecture in LABELLED else {}
+    given = {name: spec for override in overrides for name, spec in override.inputs.items()}
+    candidate.given = {name: spec for name, spec in given.items() if isinstance(spec, dict)}
     problems: list[Exception] = []
     for relaxed in RELAXATIONS:
         try:
             config_class = candidate.model_class.config_class
             candidate.tree = shrink(config_class, labels | config, relaxed=relaxed)
             candidate.config = instantiate(candidate.tree)
-            candidate.inputs = INPUTS[candidate.architecture](candidate)
-            for override in overrides:
-                candidate.inputs |= override.inputs
+            candidate.inputs = INPUTS[candidate.architecture](candidate) | given
             candidate.inputs = {k: v for k, v in candidate.inputs.items() if isinstance(v, dict)}
             return run(candidate, overrides)
         except Exception as problem:  # models refuse what does not suit them in every way

@@ -6,8 +6,6 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-import transformers
-
 # The auto mappings of transformers whose classes are further heads, and the task of each, which
 # says what labels they take and how their loss follows from the logits (templates/_heads.py). The
 # decoders of encoder-decoders are in the mapping of causal models, but do not shift their labels.
@@ -27,15 +25,20 @@ TASKS = {
 
 
 def classes(mapping: str, family: str) -> Iterator[Any]:
-    """The model classes that an auto mapping has for the configurations of `family`."""
+    """The model classes that an auto mapping has for the configurations of `family`.
+
+    By the names of model types: the keys of the mapping itself import every family.
+    """
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
-    configuration = importlib.import_module("transformers.models.auto.configuration_auto")
-    found = getattr(auto, mapping)
-    # By the names of the model types: to ask the mapping itself imports every family.
-    for model_type in found._model_mapping:
-        if configuration.model_type_to_module_name(model_type) == family:
-            model_classes = found[getattr(transformers, found._config_mapping[model_type])]
-            yield from model_classes if isinstance(model_classes, tuple) else [model_classes]
+    folder_of = importlib.import_module(
+        "transformers.models.auto.configuration_auto"
+    ).model_type_to_module_name
+    found: dict[str, None] = {}  # several model types may have the same class
+    for model_type, names in getattr(auto, mapping)._model_mapping.items():
+        if folder_of(model_type) == family:
+            found |= dict.fromkeys(names if isinstance(names, tuple) else [names])
+    transformers = importlib.import_module("transformers")
+    yield from (getattr(transformers, name) for name in found)
 
 
 def further(family: str, main: Any) -> dict[str, str]:
