@@ -6,7 +6,7 @@ NOX := .venv/bin/python -m nox
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help matrix publish devices regenerate check discover test lint format
+.PHONY: help matrix publish devices node regenerate check discover test lint format
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.* ## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,6 +19,9 @@ publish: .venv/ready ## render the reports from results/
 
 devices: .venv/ready ## say which devices this machine has
 	$(NOX) -s devices -- $(ARGS)
+
+node: .venv/ready ## make this machine one of several that run the matrix
+	$(NOX) -s node -- $(ARGS)
 
 regenerate: .venv/ready ## write fixed_tests from registry and templates
 	$(NOX) -s regenerate -- $(ARGS)

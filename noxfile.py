@@ -65,7 +65,7 @@ def bench_generator(session: nox.Session) -> None:
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Run the scripts on the devices of this machine, into results/ [-- --device cpu …]."""
+    """Run the scripts on devices, of this machine or a cluster, into results/ [-- --device cpu …]."""
     run(session, "-m", "tools", "matrix", *session.posargs)
 
 
@@ -85,6 +85,12 @@ def publish(session: nox.Session) -> None:
 def devices(session: nox.Session) -> None:
     """Say which devices this machine has, and why it lacks the others."""
     run(session, "-m", "tools", "devices", *session.posargs)
+
+
+@nox.session
+def node(session: nox.Session) -> None:
+    """Make this machine one of several that run the matrix [-- --cluster HOST:PORT]."""
+    run(session, "-m", "tools", "node", *session.posargs)
 
 
 @nox.session

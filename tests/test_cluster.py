@@ -81,10 +81,16 @@ def nodes(records: dict[str, Record], device: str) -> set[str]:
 
 
 def test_jobs_go_where_their_device_is_and_results_come_here(
-    place: Place, here: node.Loopback
+    place: Place, here: node.Loopback, tmp_path: Path
 ) -> None:
+    meeting = tmp_path / "meeting"  # of two jobs for cpu, which one node does not run at once
+    meeting.mkdir()
+    meet = f"""if options.device == "cpu":
+        Path({str(meeting)!r}, FAMILY).touch()
+        while len(os.listdir({str(meeting)!r})) < 2: time.sleep(0.05)
+    """
     for family in ("alpha", "beta", "gamma"):
-        place.script(family, edit=f"print('I am {family}'); time.sleep(0.5)")
+        place.script(family, edit=f"print('I am {family}')\n{meet}")
     code, out = run(place, here.address, device="cpu,xpu,xpu:1,mps")
     assert code == 0, out
     run_ = place.run()
@@ -217,8 +223,9 @@ def test_a_cluster_of_this_machine_runs_real_scripts_and_leaves_nothing(place: P
     records = place.run().records.values()
     assert [record["run"]["runner"] for record in records] == ["warm"] * 3
     assert len({record["run"]["node"] for record in records}) == 2
-    (folder,) = {found[0] for text in seen.values() if (found := re.search(r"/tmp/ray-\w+", text))}
-    assert not Path(folder).exists()
+    found = (re.search(r"/(ray-\w+)/", command) for command in seen.values())
+    (folder,) = {match[1] for match in found if match}
+    assert not Path("/tmp", folder).exists()
     assert all(gone(pid) for pid in seen)
 
 

@@ -17,8 +17,9 @@ import shutil
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -148,6 +149,7 @@ class Agents:
         self._members: dict[str, Member] = {}
         self._tries: dict[str, int] = {}
         self._names: dict[str, str] = {}
+        self._same = Counter[str]()
         self._wanted = {job["device"] for job in jobs}
         # What nobody has and nobody waits for is asked of any node, whose answer is "skip".
         self._nowhere = frozenset[str]()
@@ -161,7 +163,8 @@ class Agents:
         """What the nodes have room for now, as they come and go."""
         machines = self._cluster.machines()
         for number in self._members.keys() - machines.keys():
-            del self._members[number]
+            for outcome in tuple(self._members.pop(number).running):
+                _lose(outcome, "the cluster has missed it for a while")
         for number, machine in machines.items():
             self._look_after(number, machine)
         rooms = [
@@ -212,7 +215,7 @@ class Agents:
                 print(f"{member.name} is ready: {member.at_once} at once on {names}", flush=True)
         elif member and not member.told and time.monotonic() - member.since > BUSY_SECONDS:
             member.told = True
-            print(f"{member.name} is waited for: other work in the cluster has its cores")
+            print(f"{member.name} is waited for: it is slow, or others have its cores", flush=True)
         if member and member.lost:
             self._dismiss(member.agent)
             del self._members[number]
@@ -240,9 +243,12 @@ class Agents:
         return Member(name, machine, at_once, agent, agent.ready.remote().future())
 
     def _name(self, number: str, machine: Machine) -> str:
-        """The name of a node, told apart from others of the same name."""
-        taken = machine.name in self._names.values()
-        return self._names.setdefault(number, machine.name + f"-{number[:6]}" * taken)
+        """The name of a node: that of its machine, and a number where there are several."""
+        if number not in self._names:
+            self._same[machine.name] += 1
+            same = self._same[machine.name]
+            self._names[number] = machine.name + f"-{same}" * (same > 1)
+        return self._names[number]
 
     def _dismiss(self, agent: Any) -> None:
         with contextlib.suppress(Exception):  # of Ray: it is dead already
@@ -260,12 +266,18 @@ def _hand_on(
 ) -> None:
     """Make `outcome` end as `theirs` has, which is known where the agent lives."""
     member.running.discard(outcome)
-    error = theirs.exception()
-    if error is None:
-        outcome.set_result(theirs.result())
-    else:
+    if error := theirs.exception():
         member.lost = _reason(error)
-        outcome.set_exception(NodeLost(member.lost))
+        _lose(outcome, member.lost)
+    else:
+        with contextlib.suppress(InvalidStateError):
+            outcome.set_result(theirs.result())
+
+
+def _lose(outcome: Future[Outcome | None], reason: str) -> None:
+    """End `outcome` with the node, unless another thread was quicker."""
+    with contextlib.suppress(InvalidStateError):
+        outcome.set_exception(NodeLost(reason))
 
 
 def _reason(error: BaseException) -> str:

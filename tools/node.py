@@ -68,11 +68,15 @@ def main(options: argparse.Namespace) -> int:
         _make_token()
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     found = detect(())
-    where = ["--address", options.cluster] if options.cluster else ["--head"]
+    head = ["--head", "--include-dashboard=false"]  # which would serve whoever has the port
+    where = ["--address", options.cluster] if options.cluster else head
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block"]
     command += ["--num-cpus", str(worker.cores()), "--object-store-memory", str(STORE_BYTES)]
     command += ["--resources", json.dumps(dict.fromkeys(found, 1)), *options.ray]
-    print(f"devices: {', '.join(['cpu', *found])}\n{shlex.join(command)}", flush=True)
+    print(f"devices of this machine: {', '.join(['cpu', *found])}\n{shlex.join(command)}")
+    if not options.cluster:
+        print("others join with `nox -s node -- --cluster HOST:PORT`; Ray tells the address below")
+    sys.stdout.flush()
     os.execve(sys.executable, command, {**ENVIRONMENT, **os.environ})
 
 
@@ -104,7 +108,8 @@ class Loopback:
         with contextlib.ExitStack() as stack:
             # Its sockets have long names, of which the kernel takes 107 characters.
             folder = tempfile.TemporaryDirectory(None, "ray-", "/tmp", True)
-            place = {"RAY_TMPDIR": stack.enter_context(folder)}
+            self._folder = Path(stack.enter_context(folder))
+            place = {"RAY_TMPDIR": str(self._folder)}
             stack.enter_context(_environment({**ENVIRONMENT, **LOOPBACK, **place}))
             load()
             from ray.cluster_utils import Cluster
@@ -129,6 +134,7 @@ class Loopback:
                 resources=dict.fromkeys(found, 1),
                 object_store_memory=STORE_BYTES,
                 node_name=name,
+                temp_dir=str(self._folder / f"ray{self._nodes or ''}"),
                 node_ip_address="127.0.0.1",
                 include_dashboard=False,
                 include_log_monitor=False,
