@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -17,9 +23,12 @@ import pytest
 from test_matrix import MAIN, gone, tell_pid, wait_for
 from tools_fixtures import Place
 
-from tools import node, scripts
+from tools import devices, node, plan, scripts
 from tools.__main__ import main
+from tools.matrix import Matrix, NodeLost
 from tools.results import Record
+from tools.schedule import Room
+from tools.worker import Outcome, Task
 
 PATIENCE = 120  # seconds for what takes some on an idle machine
 
@@ -229,6 +238,97 @@ def test_a_cluster_of_this_machine_runs_real_scripts_and_leaves_nothing(place: P
     assert all(gone(pid) for pid in seen)
 
 
+AUTOSCALER = {
+    "cluster_name": "fake",
+    "max_workers": 1,
+    "provider": {
+        "type": "fake_multinode",  # Ray's own, for tests: it starts nodes on this machine
+        "head_node_id": "f" * 51 + "00000",
+        "gcs_address": "<address>",
+        "disable_node_updaters": True,
+    },
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "box": {"resources": {"CPU": 1, "xpu": 1}, "node_config": {}, "max_workers": 1},
+    },
+    "head_node_type": "ray.head.default",
+    "upscaling_speed": 1.0,
+    "idle_timeout_minutes": 5,
+    "auth": {},
+    "file_mounts": {},
+    "cluster_synced_files": [],
+    "worker_setup_commands": [],
+    "worker_start_ray_commands": [],
+}
+
+
+def test_the_autoscaler_brings_a_machine_with_the_device(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = tmp_path / "autoscaler.json"
+    config.write_text(json.dumps(AUTOSCALER).replace("<address>", f"127.0.0.1:{port}"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # 127.0.0.1 only
+    place.script("alpha")
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        flags = [
+            f"--port={port}",
+            "--num-cpus=1",
+            f"--autoscaling-config={tmp_path}/autoscaler.json",
+        ]
+        command = [sys.executable, "-m", "tools", "node", "--", *flags]
+        fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        with subprocess.Popen(command, cwd=scripts.ROOT, env={**os.environ, **fake}) as head:
+            try:
+                wait_for(Path(short, "ray", "ray_current_cluster"), PATIENCE)
+                code, out = run(place, "auto", "--wait", str(PATIENCE), device="cpu,xpu")
+            finally:
+                below = psutil.Process(head.pid).children(recursive=True)
+                head.terminate()
+                head.wait(PATIENCE)
+                for process in below:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+    assert code == 0, out
+    assert nodes(place.run().records, "xpu").isdisjoint(nodes(place.run().records, "cpu"))
+    token = tmp_path / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_node_advertises_the_devices_that_scripts_can_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usable = {"cpu", "cuda", "cuda:0", "cuda:1"}
+    monkeypatch.setattr(
+        devices,
+        "probe",
+        lambda asked: [
+            devices.answer(each, None if each in usable else "not here")
+            for each in asked or scripts.device_kinds()
+        ],
+    )
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda _, command, __: commands.append(command))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["node", "--cluster", "10.0.0.5:6379"]) == 2, "it has no token"
+    assert not commands
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    main(["node", "--cluster", "10.0.0.5:6379", "--", "--node-name=box"])
+    main(["node"])
+    join, head = (dict(itertools.pairwise(command)) for command in commands)
+    assert json.loads(join["--resources"]) == {"cuda": 1, "cuda:0": 1, "cuda:1": 1}
+    assert join["--address"] == "10.0.0.5:6379"
+    assert commands[0][-1] == "--node-name=box"
+    assert "--head" in head
+    assert "secret" not in str(commands)
+
+
 def test_without_ray_the_command_that_installs_it_is_told(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +338,36 @@ def test_without_ray_the_command_that_installs_it_is_told(
         assert main(command) == 2
         assert f"{sys.executable} -m pip install '{node.RAY}'" in capsys.readouterr().err
     assert not place.results.exists()
+
+
+def test_a_job_under_which_machine_after_machine_is_lost_is_a_crash(place: Place) -> None:
+    class Doomed:
+        """Two machines, of which none survives a job."""
+
+        def rooms(self) -> list[Room]:
+            return [Room("east", 1), Room("west", 1)]
+
+        def submit(self, node: str, task: Task) -> Future[Outcome | None]:
+            lost: Future[Outcome | None] = Future()
+            lost.set_exception(NodeLost("power failure"))
+            return lost
+
+        def stop(self) -> None:
+            pass
+
+    place.script("alpha")
+    planned = plan.start(place.options("matrix", "--device", "cpu"))
+    with planned.lock:
+        Matrix(planned, Doomed()).work()
+    record = place.record("alpha-cpu")
+    assert place.run().complete
+    assert [check["status"] for check in record["checks"]] == ["crash"]
+    assert (record["checks"][0]["reason"] or "").count("power failure") == 3
+    lost = [(retry["attempt"], retry["node"]) for retry in record["run"]["retries"]]
+    assert [*lost, (record["run"]["attempt"], record["run"]["node"])] == [
+        (1, "east"), (2, "west"), (3, "east")
+    ]  # fmt: skip
+    assert (place.run().folder / record["run"]["log"]).exists()
 
 
 def test_where_nobody_answers_that_is_told(place: Place) -> None:

@@ -52,10 +52,10 @@ def connect(address: str, wait: float | None, asked: Sequence[str]) -> Iterator[
         raise UsageError(f"--cluster: {address!r} is not HOST:PORT, auto, local or local:2x1")
     with contextlib.ExitStack() as stack:
         if local := re.fullmatch(r"local(?::(\d+)x(\d+))?", address):
-            found = node.detect(asked)
+            found, cores = node.detect(asked), int(local[2] or worker.cores())
             here = stack.enter_context(contextlib.closing(node.Loopback()))
             for _ in range(int(local[1] or 1)):
-                here.add(int(local[2] or worker.cores()), found)
+                here.add(cores, found)
             address = here.address
         elif node.has_token():  # Ray would use it for the address "auto" only
             os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -126,20 +126,23 @@ class Loopback:
     def add(self, cores: int, found: Collection[str] = (), name: str | None = None) -> None:
         """Start a node with the devices `found`; the first one holds the cluster together.
 
-        Its cores are no other node's, as long as there are enough.
+        Its cores are no other node's, as long as there are enough. Errors: UsageError.
         """
-        with _pinned(self._nodes * cores, cores):
-            self._cluster.add_node(
-                num_cpus=cores,
-                resources=dict.fromkeys(found, 1),
-                object_store_memory=STORE_BYTES,
-                node_name=name,
-                temp_dir=str(self._folder / f"ray{self._nodes or ''}"),
-                node_ip_address="127.0.0.1",
-                include_dashboard=False,
-                include_log_monitor=False,
-                no_monitor=True,
-            )
+        try:
+            with _pinned(self._nodes * cores, cores):
+                self._cluster.add_node(
+                    num_cpus=cores,
+                    resources=dict.fromkeys(found, 1),
+                    object_store_memory=STORE_BYTES,
+                    node_name=name,
+                    temp_dir=str(self._folder / f"ray{self._nodes or ''}"),
+                    node_ip_address="127.0.0.1",
+                    include_dashboard=False,
+                    include_log_monitor=False,
+                    no_monitor=True,
+                )
+        except Exception as error:
+            raise UsageError(f"Ray does not start here: {error}") from error
         self._nodes += 1
 
 
