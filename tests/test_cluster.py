@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+import nox.project
 import psutil
 import pytest
+import yaml
 from test_matrix import MAIN, gone, tell_pid, wait_for
 from tools_fixtures import Place
 
@@ -375,3 +377,48 @@ def test_where_nobody_answers_that_is_told(place: Place) -> None:
     code, out = run(place, "127.0.0.1:1")
     assert code == 2
     assert "--cluster 127.0.0.1:1: nobody answers there" in out
+
+
+def test_ray_reads_in_the_manifest_for_kubernetes_which_machines_have_which_device() -> None:
+    from ray.autoscaler._private.kuberay import autoscaling_config
+
+    manifest = yaml.safe_load((scripts.ROOT / "docs" / "kuberay.yaml").read_text())
+    manifest["metadata"]["namespace"] = "default"
+    derived = autoscaling_config._derive_autoscaling_config_from_ray_cr(manifest)
+    kinds = derived["available_node_types"]
+    assert {name: kind["resources"]["CPU"] for name, kind in kinds.items()} == {
+        "headgroup": 0, "cpu": 8, "cuda": 8
+    }  # fmt: skip
+    assert kinds["cuda"]["resources"].items() >= {"GPU": 1, "cuda": 1}.items()
+    assert not kinds["cpu"]["resources"].keys() & {"GPU", *scripts.device_kinds()}
+    spec = manifest["spec"]
+    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayCluster")
+    assert f"ray=={spec['rayVersion']}" in (scripts.ROOT / "constraints.txt").read_text()
+    assert spec["authOptions"] == {"mode": "token"}
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        (container,) = group["template"]["spec"]["containers"]
+        assert {each["name"]: each["value"] for each in container["env"]} == node.ENVIRONMENT
+
+
+def test_ray_accepts_the_configuration_of_its_autoscaler() -> None:
+    from ray.autoscaler._private import util
+
+    text = (scripts.ROOT / "docs" / "autoscaler.yaml").read_text()
+    config = util.prepare_config(yaml.safe_load(text))
+    util.validate_config(config)
+    devices_of = {
+        name: kind["resources"].keys() & set(scripts.device_kinds())
+        for name, kind in config["available_node_types"].items()
+    }
+    assert devices_of == {"head": set(), "cpu": set(), "cuda": {"cuda"}}
+    (start,) = (line for line in config["worker_start_ray_commands"] if " start " in line)
+    assert {f"{name}={value}" for name, value in node.ENVIRONMENT.items()} <= set(start.split())
+
+
+def test_what_pyproject_asks_of_ray_is_what_is_told() -> None:
+    project = nox.project.load_toml(scripts.ROOT / "pyproject.toml")
+    (extra,) = project["project"]["optional-dependencies"]["cluster"]
+    assert extra == node.RAY
+    assert extra in project["dependency-groups"]["test"]
+    assert f'"{node.RAY}"' in (scripts.ROOT / "docs" / "distributed.md").read_text()
