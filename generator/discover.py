@@ -106,6 +106,8 @@ def apart(
     costs one family. They are forked, since to import torch takes longer than most calls, so the
     caller must not have run any operator.
     """
+    for name in ("torch._dynamo", "torchvision", "transformers.models.auto.modeling_auto"):
+        importlib.import_module(name)  # what nearly every model imports, seconds each
     context, waiting = multiprocessing.get_context("fork"), deque(calls)
     running: dict[Any, tuple[str, Any, float]] = {}
     while waiting or running:
