@@ -314,12 +314,15 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _import(names: Iterable[str]) -> None:
-    before = set(os.environ)
-    for name in names:
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(name)
-    for name in set(os.environ) - before:  # torch notes a cache in the folder of this process
-        del os.environ[name]
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as folder:  # torch makes a cache, and notes where
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        for name in names:
+            with contextlib.suppress(ModuleNotFoundError):
+                importlib.import_module(name)
+    tempfile.tempdir = None
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def main() -> None:
