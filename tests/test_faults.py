@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -311,7 +312,7 @@ def test_a_hanging_script_is_stopped_with_all_its_processes(place: Place, runner
     for family in HANGS:
         record = place.record(f"{family}-cpu")
         assert script_check(record)["status"] == "timeout"
-        assert "was stopped after 4 s, its time limit" in reason(record)
+        assert re.search(r"was stopped after \d+ s, its time limit", reason(record))
         assert "about to hang" in reason(record)
         assert record["run"]["runner"] == runner
 

@@ -19,7 +19,7 @@ from tools.results import Record
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="warm needs a safe fork")
 
-SAMPLE = ("bert", "convnext", "mamba", "whisper")
+SAMPLE = ("bert", "convnext", "llama", "mamba", "whisper")
 
 # What a script can see of the process that it runs in.
 LOOK = """
@@ -45,7 +45,10 @@ seen = {
 }
 import atexit
 atexit.register(lambda: print("at exit", Seen is not None))
-Path(%r).write_text(json.dumps(seen))
+unclosed = open(%(seen)r + ".unclosed", "w")
+unclosed.write("flushed")
+threading.Thread(target=lambda: print("thread", time.sleep(0.2), Seen is not None)).start()
+Path(%(seen)r).write_text(json.dumps(seen))
 """
 
 
@@ -84,11 +87,12 @@ def test_verdicts_are_the_same_as_of_fresh_processes(tmp_path: Path) -> None:
 def test_a_script_sees_the_same_process(place: Place, tmp_path: Path) -> None:
     seen = {}
     for runner in ("fresh", "warm"):
-        place.script("alpha", edit=LOOK % str(tmp_path / runner))
+        place.script("alpha", edit=LOOK % {"seen": str(tmp_path / runner)})
         assert place.matrix("--jobs", "1", runner=runner) == 0, runner
         seen[runner] = json.loads((tmp_path / runner).read_text())
         log = place.run().folder / place.record("alpha-cpu")["run"]["log"]
-        assert log.read_text() == "at exit True\n"
+        assert log.read_text() == "thread None True\nat exit True\n"
+        assert (tmp_path / f"{runner}.unclosed").read_text() == "flushed"
     assert seen["warm"] == seen["fresh"]
     assert seen["warm"]["environment"]["HF_HUB_OFFLINE"] == "1"
 

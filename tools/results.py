@@ -187,13 +187,13 @@ class BrokenDevice(TypedDict):
     reason: str
 
 
-class Devices(TypedDict, total=False):
-    """Part of a footer; those of older versions lack it."""
+class BrokenDevices(TypedDict, total=False):
+    """The part of a footer that those of older versions lack."""
 
     broken: list[BrokenDevice]
 
 
-class Footer(Devices):
+class Footer(BrokenDevices):
     """What a run has finished; `counts` are jobs by the worst status of their checks."""
 
     schema_version: int
