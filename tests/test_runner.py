@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tools_fixtures import Place
 
-from tools import results, scripts, worker
+from tools import devices, results, scripts, worker
 from tools.__main__ import main
 from tools.processes import Call, Limits, NoParent, Processes
 from tools.results import Record
@@ -173,6 +173,23 @@ def test_where_the_parent_does_not_start_scripts_run_fresh(
     assert place.matrix(runner="warm") == 0
     assert "built for another CPU" in capsys.readouterr().out
     assert place.record("alpha-cpu")["run"]["runner"] == "fresh"
+
+
+@linux
+def test_for_devices_with_a_driver_no_parent_is_warmed_up(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "timm.py").write_text("raise RuntimeError('somebody warms it up')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(devices, "probe", lambda asked: [devices._found("cuda", None)])
+    for family in ("alpha", "beta"):
+        place.script(family)
+    assert place.matrix("--jobs", "1", device="cuda", runner="auto") == 0
+    assert "no warm parent" not in capsys.readouterr().out
+    assert {record["run"]["runner"] for record in place.run().records.values()} == {"fresh"}
 
 
 @linux

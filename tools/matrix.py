@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tools import database, expectations, plan, results, schedule, scripts, worker
 from tools.expectations import SCRIPT_CHECK, Expectation, Judgement
 from tools.plan import DEFAULTS, Plan
+from tools.processes import NoParent
 from tools.results import BrokenDevice, Footer, Job, Record
 from tools.schedule import Room
 from tools.usage import CannotWrite, plain
@@ -133,7 +134,7 @@ class Matrix:
             self._tasks[name] = task.lost(node, str(error))
             self._waiting.insert(0, name)
             return
-        except OSError as error:
+        except (OSError, NoParent) as error:
             raise self._stuck(f"{name} cannot be run", error) from error
         if outcome is None:
             return
@@ -161,7 +162,7 @@ class Matrix:
         except OSError as error:
             raise self._stuck(f"{name}.json cannot be written", error) from error
 
-    def _stuck(self, what: str, error: OSError) -> CannotWrite:
+    def _stuck(self, what: str, error: Exception) -> CannotWrite:
         return CannotWrite(
             f"{self.folder}: {what} ({error}); {len(self.records)} results are safe: mend that, "
             f"then `python -m tools matrix --resume {self.folder.name}`"

@@ -110,7 +110,7 @@ class Worker:
     def run(self, task: Task, logs: Path) -> Outcome | None:
         """The outcome of `task`, its logs written to the folder `logs`; None after `stop`.
 
-        Errors: OSError where something cannot be written, or no process can be started.
+        Errors: OSError where a file cannot be written, or OSError, NoParent where no process starts.
         """
         retries = list(task.retries)
         crashes, alone, health = 0, False, devices.WELL
@@ -225,8 +225,9 @@ class Worker:
         try:
             return processes.run(call)
         finally:
+            with self._lock:
+                self._alone.discard(processes)
             processes.stop()
-            self._alone.discard(processes)
 
     def _without(self, warm: Processes, error: NoParent) -> Processes:
         """Processes that do without the `warm` parent, which does not start."""
