@@ -110,7 +110,7 @@ class Worker:
     def run(self, task: Task, logs: Path) -> Outcome | None:
         """The outcome of `task`, its logs written to the folder `logs`; None after `stop`.
 
-        Errors: OSError where a file cannot be written, or OSError, NoParent where no process starts.
+        Errors: OSError where a file cannot be written; that or NoParent where no process starts.
         """
         retries = list(task.retries)
         crashes, alone, health = 0, False, devices.WELL
