@@ -124,7 +124,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ),
     (r"(\w+_)?max_position_embeddings|n_positions|max_(target|text)_positions", at_most(48)),
     (r"max_source_positions", at_most(40)),
-    (r"sliding_window|attention_window(_size)?", at_most(6)),  # shorter than the text
+    (r"attention_window(_size)?", at_most(6)),  # shorter than the text
     (r"num_mel_bins", at_most(16)),
     (r"image_size", at_most(32)),
     (r"num_position_embeddings", at_most(36)),  # of a square of patches
@@ -157,6 +157,13 @@ LIST_RULES: tuple[tuple[str, Rule], ...] = (
     (r"fullatt_block_indexes", lambda *_: [1]),  # of two layers
     (r"deepstack_visual_indexes", lambda *_: [0, 1]),
 )
+# What models support though their default leaves it off: grouped queries and a sliding window.
+FIXED = {
+    "num_key_value_heads": HEADS // 2,
+    "num_kv_heads": HEADS // 2,
+    "use_sliding_window": True,
+    "sliding_window": 6,
+}
 # Fields that hold a list with the kind of each layer.
 LAYER_LISTS = ("layer_types", "layers_block_type", "mlp_layer_types", "indexer_types")
 # What is given up, one after the other, for a model that the rules do not suit: field -> value.
@@ -215,9 +222,8 @@ def shrink(
     tree |= overrides
     if "mrope_section" in getattr(config_class, "ignore_keys_at_rope_validation", ()):
         tree.setdefault("rope_parameters", multimodal_rope(tree))
-    if not overrides.keys() & {"num_hidden_layers", *LAYER_LISTS}:
-        tree |= layers_of_every_kind(config_class, arguments, tree)
-    return tree
+    given = overrides.keys() & {"num_hidden_layers", *LAYER_LISTS}
+    return tree if given else tree | layers_of_every_kind(config_class, arguments, tree)
 
 
 def layers_of_every_kind(config_class: type, arguments: Tree, tree: Tree) -> Tree:
@@ -262,12 +268,8 @@ def tiny_value(name: str, default: Any, kind: str, special: dict[int, int]) -> A
             return [special_id(token, special) for token in default]
     if re.fullmatch(r"(begin_)?suppress_tokens", name) and default is not None:
         return []
-    if name == "use_sliding_window":
-        return True
-    if name == "sliding_window" and default is None:
-        return 6  # supported, though not the default
-    if re.fullmatch(r"num_(key_value|kv)_heads", name):
-        return HEADS // 2  # grouped queries, also where the default has as many as query heads
+    if name in FIXED:
+        return FIXED[name]
     if (
         isinstance(default, (list, tuple))
         and default
