@@ -137,6 +137,7 @@ def test_a_device_is_waited_for_as_long_as_asked(place: Place, here: node.Loopba
     place.script("alpha")
     code, out = run(place, here.address, "--wait", "2", device="cpu,mps")
     assert code == 1
+    assert "no machine is left for mps: 1 jobs did not run" in out
     assert "1 pass, 1 not run" in out
     assert place.run().records.keys() == {"alpha-cpu"}
 

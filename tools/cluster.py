@@ -11,6 +11,7 @@ machine. The nodes need the packages of the scripts, but no copy of this reposit
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -36,7 +37,7 @@ from tools.usage import UsageError, plain
 from tools.worker import Outcome, Settings, Task
 
 CONNECT_SECONDS = 5
-BUSY_SECONDS = 20  # an agent that has not started by then waits for others to leave its cores
+BUSY_SECONDS = 20  # which an agent may take to start
 TRIES = 3  # to start the agent of a node, before the node is left out
 TO_COME = "a machine to come"
 PRESENCE = 0.001  # of a device: all jobs of a node share it
@@ -86,9 +87,9 @@ class Cluster:
     def probe(self, asked: Sequence[str]) -> list[Found]:
         """Which of the `asked` devices, or of all kinds, a node has or may come to have."""
         here = _devices(self.machines().values())
-        lacks = None if asked and self.wait else f"no node has it, only {', '.join(sorted(here))}"
+        has = f"no node has it, only {', '.join(sorted(here))}" if here else "no node has a core"
         return [
-            devices.answer(each, None if each in here else lacks)
+            devices.answer(each, None if each in here or (asked and self.wait) else has)
             for each in asked or scripts.device_kinds()
         ]
 
@@ -121,22 +122,23 @@ class Machine:
 
 @dataclass
 class Member:
-    """A node that takes part: its agent, and what that does; `lost` says how the agent ended."""
+    """A node that takes part: its agent, and what that does; `lost` says how it has ended."""
 
     name: str
     machine: Machine
     at_once: int
     agent: Any
     ready: Future[None]
-    since: float = field(default_factory=time.monotonic)
-    told: bool = False
+    late: float  # when to say that it is not ready
+    works: bool = False
+    proved: bool = False  # has done a job
     lost: str | None = None
     running: set[Future[Outcome | None]] = field(default_factory=set)
 
     @property
     def free(self) -> int:
         """How many more jobs it can take."""
-        return self.at_once - len(self.running) if self.ready.done() else 0
+        return self.at_once - len(self.running) if self.works else 0
 
 
 class Agents:
@@ -147,7 +149,7 @@ class Agents:
     ) -> None:
         self._cluster, self._settings, self._jobs, self._at_once = cluster, settings, jobs, at_once
         self._members: dict[str, Member] = {}
-        self._tries: dict[str, int] = {}
+        self._tries = Counter[str]()
         self._names: dict[str, str] = {}
         self._same = Counter[str]()
         self._wanted = {job["device"] for job in jobs}
@@ -192,37 +194,34 @@ class Agents:
 
     def stop(self) -> None:
         """Kill everything that runs, and leave the nodes."""
-        ray = self._cluster.ray
-        agents = [member.agent for member in self._members.values()]
         with contextlib.suppress(Exception):  # of Ray, because a node is gone: so are its scripts
-            ray.wait(
-                [a.stop.remote() for a in agents], num_returns=len(agents), timeout=KILL_SECONDS
-            )
-        for agent in agents:
-            self._dismiss(agent)
+            stops = [each.agent.stop.remote() for each in self._members.values() if each.works]
+            self._cluster.ray.wait(stops, num_returns=len(stops), timeout=KILL_SECONDS)
+        for member in self._members.values():
+            self._dismiss(member.agent)
         if self._cluster.wait:
             self._demand([])
 
     def _look_after(self, number: str, machine: Machine) -> None:
-        """Have an agent on the node `number`, unless it has lost too many."""
+        """Have an agent on the node `number`, unless too many were lost there."""
         member = self._members.get(number)
-        if member and member.ready.done() and not member.lost:
+        if member and member.ready.done() and not member.works:
             if error := member.ready.exception():
                 member.lost = _reason(error)
-            elif not member.told:
-                member.told = True
+            else:
+                member.works = True
                 names = ", ".join(sorted(machine.devices))
                 print(f"{member.name} is ready: {member.at_once} at once on {names}", flush=True)
-        elif member and not member.told and time.monotonic() - member.since > BUSY_SECONDS:
-            member.told = True
+        elif member and not member.works and time.monotonic() > member.late:
+            member.late = math.inf
             print(f"{member.name} is waited for: it is slow, or others have its cores", flush=True)
         if member and member.lost:
             self._dismiss(member.agent)
             del self._members[number]
-            self._tries[number] = self._tries.get(number, 0) + 1
+            self._tries[number] = 1 if member.proved else self._tries[number] + 1
             if self._tries[number] == TRIES:
                 print(f"{member.name} is left out: {member.lost}", flush=True)
-        if number not in self._members and self._tries.get(number, 0) < TRIES:
+        if number not in self._members and self._tries[number] < TRIES:
             self._members[number] = self._hire(number, machine)
 
     def _hire(self, number: str, machine: Machine) -> Member:
@@ -240,7 +239,8 @@ class Agents:
             )
             .remote(self._settings, at_once, name, max(1, machine.cores // at_once))
         )
-        return Member(name, machine, at_once, agent, agent.ready.remote().future())
+        late = time.monotonic() + BUSY_SECONDS
+        return Member(name, machine, at_once, agent, agent.ready.remote().future(), late)
 
     def _name(self, number: str, machine: Machine) -> str:
         """The name of a node: that of its machine, and a number where there are several."""
@@ -270,6 +270,7 @@ def _hand_on(
         member.lost = _reason(error)
         _lose(outcome, member.lost)
     else:
+        member.proved = True
         with contextlib.suppress(InvalidStateError):
             outcome.set_result(theirs.result())
 
@@ -323,5 +324,6 @@ def _join(ray: Any, address: str) -> None:
                 f"--cluster {address}: {_reason(error)}; is it up, is this machine a node of it "
                 f"(`nox -s node`), and has it the same {node.TOKEN}?"
             ) from error
-    # Else it prints pages about each node that dies, of which we tell in a line.
-    ray._private.worker._worker_logs_enabled = False
+    with contextlib.suppress(AttributeError):  # it is nothing that Ray promises
+        # Else it prints pages about each node that dies, of which we tell in a line.
+        ray._private.worker._worker_logs_enabled = False
