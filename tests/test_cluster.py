@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -81,6 +82,13 @@ def kill_node(name: str) -> None:
     )
     for process in [raylet, *raylet.children(recursive=True)]:
         process.kill()
+
+
+def without_token(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Take away the token of the cluster that other tests use."""
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def nodes(records: dict[str, Record], device: str) -> set[str]:
@@ -219,6 +227,32 @@ def test_a_killed_node_loses_nothing_and_a_late_one_gets_work(
     assert re.search(r"^early: 2 jobs, \d+ s of scripts, 1 lost$", out, re.MULTILINE), out
 
 
+def test_where_the_cluster_is_lost_the_results_stay(place: Place, tmp_path: Path) -> None:
+    pid, go = tmp_path / "pid", tmp_path / "go"
+    place.script("alpha")
+    wait = f"if not Path({str(go)!r}).exists(): time.sleep(1000)"
+    place.script("beta", edit=tell_pid(pid) + wait)
+    others = set(psutil.Process().children())
+    loopback = node.Loopback()
+    try:
+        loopback.add(1)
+        process = start(place, loopback.address)
+        wait_for(pid, PATIENCE)
+        for each in set(psutil.Process().children()) - others:
+            if each.name() == "gcs_server":
+                each.kill()
+        out, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        loopback.close()
+    assert process.returncode == 1
+    assert "error: the first machine of the cluster, 127.0.0.1:" in out
+    assert place.run().records.keys() == {"alpha-cpu"}
+    assert gone(int(pid.read_text()))
+    go.touch()
+    assert main(["matrix", *place.flags("--runner", "fresh", "--resume")]) == 0
+    assert place.run().complete
+
+
 def test_a_cluster_of_this_machine_runs_real_scripts_and_leaves_nothing(place: Place) -> None:
     place.scripts = scripts.ROOT / "fixed_tests"
     flags = place.flags("--cluster", "local:2x1", "--device", "cpu", "--family", "bert,vit,t5")
@@ -273,7 +307,7 @@ def test_the_autoscaler_brings_a_machine_with_the_device(
         port = free.getsockname()[1]
     config = tmp_path / "autoscaler.json"
     config.write_text(json.dumps(AUTOSCALER).replace("<address>", f"127.0.0.1:{port}"))
-    monkeypatch.setenv("HOME", str(tmp_path))
+    without_token(monkeypatch, tmp_path)
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # 127.0.0.1 only
     place.script("alpha")
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:
@@ -281,7 +315,7 @@ def test_the_autoscaler_brings_a_machine_with_the_device(
         flags = [
             f"--port={port}",
             "--num-cpus=1",
-            f"--autoscaling-config={tmp_path}/autoscaler.json",
+            f"--autoscaling-config={config}",
         ]
         command = [sys.executable, "-m", "tools", "node", "--", *flags]
         fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
@@ -297,7 +331,7 @@ def test_the_autoscaler_brings_a_machine_with_the_device(
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
     assert code == 0, out
-    assert nodes(place.run().records, "xpu").isdisjoint(nodes(place.run().records, "cpu"))
+    assert nodes(place.run().records, "xpu") == {f"{platform.node()}-2"}, "the first has none"
     token = tmp_path / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600
 
@@ -316,9 +350,7 @@ def test_a_node_advertises_the_devices_that_scripts_can_use(
     )
     commands: list[list[str]] = []
     monkeypatch.setattr(os, "execve", lambda _, command, __: commands.append(command))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
+    without_token(monkeypatch, tmp_path)
     assert main(["node", "--cluster", "10.0.0.5:6379"]) == 2, "it has no token"
     assert not commands
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")

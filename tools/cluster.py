@@ -43,6 +43,12 @@ TO_COME = "a machine to come"
 PRESENCE = 0.001  # of a device: all jobs of a node share it
 
 
+class ClusterLost(UsageError):
+    """The machine that holds the cluster together is gone, and the cluster with it."""
+
+    exit_code = 1
+
+
 @contextlib.contextmanager
 def connect(address: str, wait: float | None, asked: Sequence[str]) -> Iterator[Cluster]:
     """The cluster at `address`, or one that is started here: "local", "local:2x1" (nodes x cores).
@@ -71,9 +77,17 @@ class Cluster:
 
     def __init__(self, ray: Any, wait: float) -> None:
         self.ray, self.wait = ray, wait
+        self._address: str = ray.get_runtime_context().gcs_address
 
     def machines(self) -> dict[str, Machine]:
-        """The nodes that live and have a core, by their number."""
+        """The nodes that live and have a core, by their number. Errors: ClusterLost."""
+        try:
+            _call(self._address)  # Ray itself would look for it for a minute, then end this process
+        except OSError as error:
+            raise ClusterLost(
+                f"the first machine of the cluster, {self._address}, is lost ({error}). What is "
+                "done is safe: go on in another, or without, with `python -m tools matrix --resume`"
+            ) from error
         return {
             each["NodeID"]: Machine.of(each)
             for each in self.ray.nodes()
@@ -297,15 +311,20 @@ def _share(device: str) -> dict[str, float]:
     return {} if device == "cpu" else {device: PRESENCE}
 
 
+def _call(address: str) -> None:
+    """Do nothing, where somebody answers at `address`. Errors: OSError."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
 def _join(ray: Any, address: str) -> None:
     """Connect this process to the cluster at `address`, and send it the tools.
 
     Errors: UsageError.
     """
     if address != "auto":
-        host, _, port = address.rpartition(":")
         try:
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            _call(address)
         except OSError as error:
             raise UsageError(f"--cluster {address}: nobody answers there ({error})") from error
     with tempfile.TemporaryDirectory() as folder:
