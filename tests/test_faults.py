@@ -400,7 +400,7 @@ class Poisoned:
     def probe(self, asked: list[str]) -> list[devices.Found]:
         self.looks += 1
         broken = "CUDA error: unspecified launch failure" if self.poison.exists() else None
-        return [devices._found(device, broken if device != "cpu" else None) for device in asked]
+        return [devices.answer(device, broken if device != "cpu" else None) for device in asked]
 
     def script(self, family: str, code: str = "") -> None:
         """A script for the device; `code` runs while it still works."""

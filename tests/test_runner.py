@@ -184,7 +184,7 @@ def test_for_devices_with_a_driver_no_parent_is_warmed_up(
 ) -> None:
     (tmp_path / "timm.py").write_text("raise RuntimeError('somebody warms it up')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(devices, "probe", lambda asked: [devices._found("cuda", None)])
+    monkeypatch.setattr(devices, "probe", lambda asked: [devices.answer("cuda", None)])
     for family in ("alpha", "beta"):
         place.script(family)
     assert place.matrix("--jobs", "1", device="cuda", runner="auto") == 0
