@@ -22,7 +22,7 @@ from typing import Any
 from tools import devices, worker
 from tools.usage import UsageError
 
-RAY = "ray>=2.52"  # as in pyproject.toml; the first that asks for a token
+RAY = "ray>=2.60"  # as in pyproject.toml
 TOKEN = Path("~/.ray/auth_token")  # where Ray looks for it
 NUMBERS = 16  # of one kind in one machine: cuda:0 to cuda:15
 STORE_BYTES = 128 * 2**20  # a record and its logs are small; Ray would take a third of the memory
