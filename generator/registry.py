@@ -44,6 +44,7 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "causality",
     "cache",
     "generate",
+    "unit_length",
     "round_trip",
     "gradients",
     "loss",

@@ -23,7 +23,7 @@ SPECIAL_IDS_END = 5  # special token ids lie below, tokens are drawn from here o
 
 def modality(name: str, fields: Tree) -> str:
     """Text, vision or audio, by the name of a configuration class and its fields."""
-    if re.search(r"Vision|Image|ViT", name) or {"image_size", "patch_size"} & fields.keys():
+    if re.search(r"Vision|Image|ViT(?!Text)", name) or {"image_size", "patch_size"} & fields.keys():
         return "vision"
     if re.search(r"Audio|Speech|Encodec", name) or "num_mel_bins" in fields:
         return "audio"
@@ -179,16 +179,15 @@ def shrink(
     tree: Tree = {"class": config_class.__name__}
     for name, default in {**defaults, **arguments}.items():
         if name not in overrides and name not in subs:
-            value = tiny_value(name, default, kind, special)
+            staged = name.endswith("out_indices") and "num_hidden_layers" not in defaults
+            value = default if staged else tiny_value(name, default, kind, special)
             for pattern, other in (relaxed or {}).items():
                 if re.fullmatch(pattern, name) and value is not None:
                     value = other
             if value != defaults.get(name) and value != listed(defaults.get(name)):
                 tree[name] = value
-            if (
-                name.endswith("out_indices") and value
-            ):  # as many layers as feature maps are taken from
-                tree["num_hidden_layers"] = len(value)
+            if name.endswith("out_indices") and value and "num_hidden_layers" in defaults:
+                tree["num_hidden_layers"] = len(value)  # as many as feature maps are taken from
     for name, (sub_class, sub_arguments, optional) in subs.items():
         own = overrides.pop(name, None)
         if own is not None or not optional:

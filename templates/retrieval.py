@@ -1,0 +1,115 @@
+"""Test of ColPali: does it run here, and are its results right?
+
+ColPaliForRetrieval of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
+
+    python test_hf_colpali.py [--device cuda] [--help]
+    pytest test_hf_colpali.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there. A check that is skipped says why.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates._basics import (
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_isolation,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+)
+from templates._checks import (
+    test_attention_parity,
+    test_batch_invariance,
+    test_padding_invariance,
+)
+from templates._compare import Tensors, note
+from templates._main import main, subject
+from templates._random import normals, ragged_mask, set_weights, token_ids, with_placeholders
+from templates._subject import Subject
+
+try:
+    from transformers import ColPaliConfig, ColPaliForRetrieval
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "ColPali": "title",
+    "test_hf_colpali.py": "script",
+    "ColPaliConfig": "config_class",
+    "ColPaliForRetrieval": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "REQUIRES": "requires",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "OPTIONS": "options",
+    "INSENSITIVE": "insensitive",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "colpali"
+ARCHITECTURE = "retrieval"
+MODEL_CLASS = "ColPaliForRetrieval"
+CHECKPOINT = "openai/clip-vit-base-patch32"
+REQUIRES: tuple[str, ...] = ()  # packages that some check needs
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+OPTIONS: dict[str, object] = {}  # arguments of every call
+INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
+NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+GOLDEN = {}
+
+
+def build_config() -> ColPaliConfig:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return ColPaliConfig()
+
+
+def build_model(weights: str, size: str, seed: int) -> ColPaliForRetrieval:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return ColPaliForRetrieval.from_pretrained(where)
+    model = ColPaliForRetrieval(ColPaliConfig() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: ColPaliConfig, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {}
+
+
+def test_unit_length(subject: Subject) -> None:
+    """The embedding of each token has unit length, as late interaction needs; padding has zero."""
+    mask, bound = subject.inputs["attention_mask"].double(), 16 * subject.eps
+    lengths = subject.outputs["embeddings"].norm(dim=-1)
+    error = note((lengths - mask).abs().max().item(), bound)
+    assert error <= bound, f"the lengths of the embeddings are {lengths.tolist()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))

@@ -1,0 +1,123 @@
+"""Test of LayoutLMv3: does it run here, and are its results right?
+
+LayoutLMv3ForTokenClassification of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
+
+    python test_hf_layoutlmv3.py [--device cuda] [--help]
+    pytest test_hf_layoutlmv3.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there. A check that is skipped says why.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from templates._basics import (
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_heads,
+    test_isolation,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+    test_tying,
+)
+from templates._checks import (
+    test_attention_parity,
+    test_batch_invariance,
+    test_padding_invariance,
+)
+from templates._compare import Tensors, assert_loss
+from templates._main import main, subject
+from templates._random import normals, ragged_mask, set_weights, token_ids
+from templates._subject import Subject
+
+try:
+    import torch
+    from transformers import LayoutLMv3Config, LayoutLMv3ForTokenClassification
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "LayoutLMv3": "title",
+    "test_hf_layoutlmv3.py": "script",
+    "LayoutLMv3Config": "config_class",
+    "LayoutLMv3ForTokenClassification": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "REQUIRES": "requires",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "OPTIONS": "options",
+    "INSENSITIVE": "insensitive",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "layoutlmv3"
+ARCHITECTURE = "vision_text"
+MODEL_CLASS = "LayoutLMv3ForTokenClassification"
+CHECKPOINT = "openai/clip-vit-base-patch32"
+REQUIRES: tuple[str, ...] = ()  # packages that some check needs
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+OPTIONS: dict[str, object] = {}  # arguments of every call
+INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
+NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+GOLDEN = {}
+
+
+def build_config() -> LayoutLMv3Config:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return LayoutLMv3Config()
+
+
+def build_model(weights: str, size: str, seed: int) -> LayoutLMv3ForTokenClassification:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return LayoutLMv3ForTokenClassification.from_pretrained(where)
+    model = LayoutLMv3ForTokenClassification(LayoutLMv3Config() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: LayoutLMv3Config, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {}
+
+
+def test_loss(subject: Subject) -> None:
+    """The loss is the mean cross-entropy over the labels that count, those that are not -100."""
+    name = next(name for name in subject.outputs if name.endswith(("logits", "score")))
+    *shape, classes = subject.outputs[name].shape
+    labels = (torch.arange(math.prod(shape)) % classes).reshape(shape)
+    labels.view(-1)[2::3] = -100  # ignored
+    outputs = subject.run(subject.model, subject.inputs, labels=labels.to(subject.device))
+    scores = outputs[name].flatten(0, -2)
+    expected = torch.nn.functional.cross_entropy(scores, labels.flatten())
+    assert_loss(outputs["loss"], expected, subject.eps)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
