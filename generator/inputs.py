@@ -112,7 +112,7 @@ def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 
 def page_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Lines of text or tables: images that are wider than high, but where the size is configured."""
+    """Lines of text or tables: images wider than high, but where the size is configured."""
     size = reach(candidate.config, "image_size")
     return {"pixel_values": values(2, 3, size or 48, size or 96)}
 
@@ -196,7 +196,9 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
 
     None where they do not take the place of placeholders in the text.
     """
-    get = getattr(getattr(model, "vlm", model), f"get_{kind}_features", None)
+    holders = (model, model.base_model, getattr(model, "vlm", None))
+    found = (get for m in holders if (get := getattr(m, f"get_{kind}_features", None)))
+    get = next(found, None)
     if get is None or placeholder(candidate, kind) is None:
         return None
     takes = inspect.signature(get).parameters

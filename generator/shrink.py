@@ -214,10 +214,7 @@ def shrink(
     for name, (sub_class, sub_arguments, optional) in subs.items():
         own = overrides.pop(name, None)
         if own is not None or not optional:
-            name_of_class = (own or {}).pop("class", sub_class.__name__)
-            tree[name] = shrink(
-                class_of_transformers(name_of_class), own, sub_arguments, special, relaxed
-            )
+            tree[name] = shrunk_part(sub_class, own, sub_arguments, special, relaxed)
     tree |= overrides
     if "mrope_section" in getattr(config_class, "ignore_keys_at_rope_validation", ()):
         tree.setdefault("rope_parameters", multimodal_rope(tree))
@@ -248,6 +245,18 @@ def layers_of_every_kind(config_class: type, arguments: Tree, tree: Tree) -> Tre
     chosen += layers[: max(0, 2 - len(chosen))]
     lists = {n: list(column) for n, column in zip(names, zip(*chosen, strict=True), strict=True)}
     return {"num_hidden_layers": len(chosen)} | lists
+
+
+def shrunk_part(sub_class: type, own: Tree | None, *others: Any) -> Tree:
+    """The tiny sub-configuration; its values alone where transformers hides the class."""
+    import transformers
+
+    given = (own or {}).pop("class", None)
+    part = class_of_transformers(given) if given else sub_class
+    tree = shrink(part, own, *others)
+    if not hasattr(transformers, part.__name__):
+        del tree["class"]  # the composite makes it of the values
+    return tree
 
 
 def multimodal_rope(tree: Tree) -> Tree:

@@ -67,14 +67,14 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
 FAMILY = "deformable_detr"
 ARCHITECTURE = "focal_detection"
 MODEL_CLASS = "DeformableDetrForObjectDetection"
-CHECKPOINT = "facebook/detr-resnet-50"
+CHECKPOINT = "SenseTime/deformable-detr"
 REQUIRES: tuple[str, ...] = ("scipy",)  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
-    "logits": (2, 7, 6),
+    "logits": (2, 7, 5),
     "pred_boxes": (2, 7, 4),
     "last_hidden_state": (2, 7, 32),
     "decoder_hidden_states.0": (2, 7, 32),
@@ -82,26 +82,30 @@ OUTPUTS = {
     "decoder_hidden_states.2": (2, 7, 32),
     "decoder_attentions.0": (2, 4, 7, 7),
     "decoder_attentions.1": (2, 4, 7, 7),
-    "cross_attentions.0": (2, 4, 7, 6),
-    "cross_attentions.1": (2, 4, 7, 6),
-    "encoder_last_hidden_state": (2, 6, 32),
-    "encoder_hidden_states.0": (2, 6, 32),
-    "encoder_hidden_states.1": (2, 6, 32),
-    "encoder_hidden_states.2": (2, 6, 32),
-    "encoder_attentions.0": (2, 4, 6, 6),
-    "encoder_attentions.1": (2, 4, 6, 6),
+    "cross_attentions.0": (2, 7, 4, 4, 4),
+    "cross_attentions.1": (2, 7, 4, 4, 4),
+    "encoder_last_hidden_state": (2, 128, 32),
+    "encoder_hidden_states.0": (2, 128, 32),
+    "encoder_hidden_states.1": (2, 128, 32),
+    "encoder_hidden_states.2": (2, 128, 32),
+    "encoder_attentions.0": (2, 128, 4, 4, 4),
+    "encoder_attentions.1": (2, 128, 4, 4, 4),
+    "init_reference_points": (2, 7, 2),
+    "intermediate_hidden_states": (2, 2, 7, 32),
+    "intermediate_reference_points": (2, 2, 7, 2),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {
-    "model.decoder.layers.0.self_attn.v_proj.weight": "the decoder starts from zeros"
-}  # parameters -> why they have none
+NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
-    "logits": (0.8541638657, -0.07341967438, -0.3297860848),
-    "pred_boxes": (0.587590082, -0.07670311263, 0.4144379683),
-    "last_hidden_state": (1.033441036, 0.4828735116, -0.07641326038),
-    "encoder_last_hidden_state": (1.061999116, 1.288398108, 1.67020537),
+    "logits": (1.407114429, 0.1491070923, 0.06157587076),
+    "pred_boxes": (0.5519340719, 0.04853528091, 0.4291755053),
+    "last_hidden_state": (1.185569736, 0.1690999324, -1.897991536),
+    "encoder_last_hidden_state": (1.077454855, 1.060979646, -2.53601719),
+    "init_reference_points": (0.531913665, -0.1090899727, 0.2588092174),
+    "intermediate_hidden_states": (1.132093096, -0.9853125171, -1.399091603),
+    "intermediate_reference_points": (0.531913665, -0.02185941119, 0.3412282904),
 }
 
 
@@ -109,6 +113,7 @@ def build_config() -> DeformableDetrConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
     return DeformableDetrConfig(
         num_queries=7,
+        max_position_embeddings=48,
         encoder_layers=2,
         encoder_ffn_dim=40,
         encoder_attention_heads=4,
@@ -117,11 +122,12 @@ def build_config() -> DeformableDetrConfig:
         decoder_attention_heads=4,
         d_model=32,
         num_labels=5,
+        position_embedding_type="learned",
         backbone_config=ResNetConfig(
             embedding_size=8,
             hidden_sizes=[8, 16, 32, 64],
             depths=[2, 2, 2, 2],
-            out_features=["stage4"],
+            out_features=["stage2", "stage3", "stage4"],
         ),
     )
 
@@ -131,7 +137,9 @@ def build_model(weights: str, size: str, seed: int) -> DeformableDetrForObjectDe
     if weights != "random":
         where = CHECKPOINT if weights == "pretrained" else weights
         return DeformableDetrForObjectDetection.from_pretrained(where)
-    model = DeformableDetrForObjectDetection(DeformableDetrConfig() if size == "full" else build_config())
+    model = DeformableDetrForObjectDetection(
+        DeformableDetrConfig() if size == "full" else build_config()
+    )
     set_weights(model, seed)
     return model
 

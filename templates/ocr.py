@@ -35,7 +35,11 @@ from templates._main import main, subject
 from templates._random import normals, set_weights
 
 try:
-    from transformers import PPLCNetV3Config, PPOCRV5MobileRecConfig, PPOCRV5MobileRecForTextRecognition
+    from transformers import (
+        PPLCNetV3Config,
+        PPOCRV5MobileRecConfig,
+        PPOCRV5MobileRecForTextRecognition,
+    )
 except ImportError as error:
     MISSING: ImportError | None = error
 else:
@@ -67,23 +71,48 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
 FAMILY = "pp_ocrv5_mobile_rec"
 ARCHITECTURE = "ocr"
 MODEL_CLASS = "PPOCRV5MobileRecForTextRecognition"
-CHECKPOINT = "openai/clip-vit-base-patch32"
+CHECKPOINT = "PaddlePaddle/PP-OCRv5_mobile_rec_safetensors"
 REQUIRES: tuple[str, ...] = ()  # packages that some check needs
-SEED = 0  # of weights and inputs: the first with which no output is dead
+SEED = 10  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
-OUTPUTS = {}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True}
+OUTPUTS = {
+    "last_hidden_state": (2, 3, 29),
+    "hidden_states.0": (2, 16, 48, 96),
+    "hidden_states.1": (2, 16, 48, 96),
+    "hidden_states.2": (2, 16, 24, 48),
+    "hidden_states.3": (2, 32, 12, 24),
+    "hidden_states.4": (2, 64, 6, 12),
+    "hidden_states.5": (2, 128, 3, 6),
+    "head_hidden_states.0": (2, 3, 24),
+    "head_hidden_states.1": (2, 3, 24),
+    "head_hidden_states.2": (2, 3, 24),
+}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {}
+NO_GRADIENT: dict[str, str] = {
+    "model.backbone.encoder.blocks.*.layers.0.depthwise_convolution.act.lab.*": (
+        "the affine layer of an activation is passed by where the convolution halves the image"
+    )
+}  # parameters -> why they have none
+GOLDEN = {"last_hidden_state": (0.1856952764, -0.2544182188, -0.2772229087)}
 
 
 def build_config() -> PPOCRV5MobileRecConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
-    return PPOCRV5MobileRecConfig()
+    return PPOCRV5MobileRecConfig(
+        hidden_size=24,
+        num_attention_heads=4,
+        head_out_channels=29,
+        backbone_config=PPLCNetV3Config(
+            divisor=16,
+            out_features=["stage2", "stage3", "stage4", "stage5"],
+            out_indices=[2, 3, 4, 5],
+            scale=0.25,
+        ),
+    )
 
 
 def build_model(weights: str, size: str, seed: int) -> PPOCRV5MobileRecForTextRecognition:
@@ -91,14 +120,18 @@ def build_model(weights: str, size: str, seed: int) -> PPOCRV5MobileRecForTextRe
     if weights != "random":
         where = CHECKPOINT if weights == "pretrained" else weights
         return PPOCRV5MobileRecForTextRecognition.from_pretrained(where)
-    model = PPOCRV5MobileRecForTextRecognition(PPOCRV5MobileRecConfig() if size == "full" else build_config())
+    model = PPOCRV5MobileRecForTextRecognition(
+        PPOCRV5MobileRecConfig() if size == "full" else build_config()
+    )
     set_weights(model, seed)
     return model
 
 
 def build_inputs(config: PPOCRV5MobileRecConfig, seed: int) -> Tensors:
     """A batch of two rows."""
-    return {}
+    return {
+        "pixel_values": normals("pixel_values", shape=(2, 3, 96, 192), seed=seed),
+    }
 
 
 if __name__ == "__main__":

@@ -37,7 +37,13 @@ from templates._random import normals, ragged_mask, set_weights, token_ids, with
 from templates._subject import Subject
 
 try:
-    from transformers import ColPaliConfig, ColPaliForRetrieval
+    from transformers import (
+        ColPaliConfig,
+        ColPaliForRetrieval,
+        GemmaConfig,
+        PaliGemmaConfig,
+        SiglipVisionConfig,
+    )
 except ImportError as error:
     MISSING: ImportError | None = error
 else:
@@ -69,23 +75,63 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
 FAMILY = "colpali"
 ARCHITECTURE = "retrieval"
 MODEL_CLASS = "ColPaliForRetrieval"
-CHECKPOINT = "openai/clip-vit-base-patch32"
+CHECKPOINT = "vidore/colpali-v1.2"
 REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
-OUTPUTS = {}
+OUTPUTS = {
+    "embeddings": (2, 28, 20),
+    "hidden_states.0": (2, 28, 32),
+    "hidden_states.1": (2, 28, 32),
+    "hidden_states.2": (2, 28, 32),
+    "attentions.0": (2, 4, 28, 28),
+    "attentions.1": (2, 4, 28, 28),
+    "image_hidden_states": (2, 16, 32),
+}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {}
+GOLDEN = {
+    "embeddings": (0.2175348905, 0.1377896932, -0.1909194402),
+    "image_hidden_states": (1.221425075, 1.052249262, 0.2329209196),
+}
 
 
 def build_config() -> ColPaliConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
-    return ColPaliConfig()
+    return ColPaliConfig(
+        embedding_dim=20,
+        vlm_config=PaliGemmaConfig(
+            image_token_index=4,
+            vocab_size=99,
+            hidden_size=32,
+            projection_dim=32,
+            vision_config=SiglipVisionConfig(
+                hidden_size=24,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=32,
+                patch_size=8,
+                vision_use_head=False,
+                vocab_size=99,
+            ),
+            text_config=GemmaConfig(
+                vocab_size=99,
+                hidden_size=32,
+                intermediate_size=40,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=12,
+                max_position_embeddings=48,
+                is_encoder_decoder=False,
+            ),
+        ),
+    )
 
 
 def build_model(weights: str, size: str, seed: int) -> ColPaliForRetrieval:
@@ -100,7 +146,25 @@ def build_model(weights: str, size: str, seed: int) -> ColPaliForRetrieval:
 
 def build_inputs(config: ColPaliConfig, seed: int) -> Tensors:
     """A batch of two rows."""
-    return {}
+    return {
+        "input_ids": with_placeholders(
+            token_ids("input_ids", shape=(2, 28), low=5, high=99, seed=seed),
+            token=config.vlm_config.image_token_index,
+            starts=(1,),
+            count=16,
+        ),
+        "attention_mask": ragged_mask(lengths=(28, 25), width=28),
+        "pixel_values": normals(
+            "pixel_values",
+            shape=(
+                2,
+                3,
+                config.vlm_config.vision_config.image_size,
+                config.vlm_config.vision_config.image_size,
+            ),
+            seed=seed,
+        ),
+    }
 
 
 def test_unit_length(subject: Subject) -> None:

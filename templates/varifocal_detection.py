@@ -35,7 +35,7 @@ from templates._subject import Subject
 
 try:
     import torch
-    from transformers import RTDetrConfig, RTDetrForObjectDetection, ResNetConfig
+    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
 except ImportError as error:
     MISSING: ImportError | None = error
 else:
@@ -67,61 +67,82 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
 FAMILY = "rt_detr"
 ARCHITECTURE = "varifocal_detection"
 MODEL_CLASS = "RTDetrForObjectDetection"
-CHECKPOINT = "facebook/detr-resnet-50"
+CHECKPOINT = "PekingU/rtdetr_r50vd"
 REQUIRES: tuple[str, ...] = ("scipy",)  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
-    "logits": (2, 7, 6),
+    "logits": (2, 7, 5),
     "pred_boxes": (2, 7, 4),
     "last_hidden_state": (2, 7, 32),
+    "intermediate_hidden_states": (2, 2, 7, 32),
+    "intermediate_logits": (2, 2, 7, 5),
+    "intermediate_reference_points": (2, 2, 7, 4),
     "decoder_hidden_states.0": (2, 7, 32),
     "decoder_hidden_states.1": (2, 7, 32),
     "decoder_hidden_states.2": (2, 7, 32),
     "decoder_attentions.0": (2, 4, 7, 7),
     "decoder_attentions.1": (2, 4, 7, 7),
-    "cross_attentions.0": (2, 4, 7, 6),
-    "cross_attentions.1": (2, 4, 7, 6),
-    "encoder_last_hidden_state": (2, 6, 32),
-    "encoder_hidden_states.0": (2, 6, 32),
-    "encoder_hidden_states.1": (2, 6, 32),
-    "encoder_hidden_states.2": (2, 6, 32),
+    "cross_attentions.0": (2, 7, 4, 3, 4),
+    "cross_attentions.1": (2, 7, 4, 3, 4),
+    "encoder_last_hidden_state.0": (2, 24, 12, 8),
+    "encoder_last_hidden_state.1": (2, 24, 6, 4),
+    "encoder_last_hidden_state.2": (2, 24, 3, 2),
+    "encoder_hidden_states.0": (2, 24, 3, 2),
+    "encoder_hidden_states.1": (2, 24, 3, 2),
     "encoder_attentions.0": (2, 4, 6, 6),
-    "encoder_attentions.1": (2, 4, 6, 6),
+    "init_reference_points": (2, 7, 4),
+    "enc_topk_logits": (2, 7, 5),
+    "enc_topk_bboxes": (2, 7, 4),
+    "enc_outputs_class": (2, 126, 5),
+    "enc_outputs_coord_logits": (2, 126, 4),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
-INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {
-    "model.decoder.layers.0.self_attn.v_proj.weight": "the decoder starts from zeros"
-}  # parameters -> why they have none
+INSENSITIVE: dict[str, str] = {
+    "pixel_mask": "the backbone makes masks of pixel_mask, which nothing reads"
+}  # inputs that change no output -> why
+NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
-    "logits": (0.8541638657, -0.07341967438, -0.3297860848),
-    "pred_boxes": (0.587590082, -0.07670311263, 0.4144379683),
-    "last_hidden_state": (1.033441036, 0.4828735116, -0.07641326038),
-    "encoder_last_hidden_state": (1.061999116, 1.288398108, 1.67020537),
+    "logits": (1.755576074, -0.8106974294, -0.4317424976),
+    "pred_boxes": (0.3194071793, 0.03798151796, 0.2657154966),
+    "last_hidden_state": (0.9466534101, 0.1653329761, 0.4119900218),
+    "intermediate_hidden_states": (1.033213046, 0.02958643348, 0.8663720732),
+    "intermediate_logits": (1.464385175, -0.1318088874, -0.08347137869),
+    "intermediate_reference_points": (0.3411876258, 0.125303154, -0.0009011880538),
+    "encoder_last_hidden_state.0": (0.2340366391, 0.2654073257, 0.02774927199),
+    "encoder_last_hidden_state.1": (0.1877640552, -0.0177543482, -0.08461415438),
+    "encoder_last_hidden_state.2": (0.2682117627, 0.1063008518, 0.1438182704),
+    "init_reference_points": (1.814255577, 0.6451663748, -0.05497255946),
+    "enc_topk_logits": (1.594828059, -1.260886527, -1.02340909),
+    "enc_topk_bboxes": (0.421662719, 0.1172516323, 0.3344746281),
+    "enc_outputs_class": (1.835624272, -1.288264335, 2.861721014),
+    "enc_outputs_coord_logits": (2.461093131, -2.721961025, -0.7227837436),
 }
 
 
 def build_config() -> RTDetrConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
     return RTDetrConfig(
-        num_queries=7,
-        encoder_layers=2,
         encoder_ffn_dim=40,
         encoder_attention_heads=4,
-        decoder_layers=2,
-        decoder_ffn_dim=40,
-        decoder_attention_heads=4,
         d_model=32,
+        num_queries=7,
+        decoder_ffn_dim=40,
+        decoder_layers=2,
+        decoder_attention_heads=4,
         num_labels=5,
-        backbone_config=ResNetConfig(
+        encoder_in_channels=[16, 32, 64],
+        encoder_hidden_dim=24,
+        decoder_in_channels=[24, 24, 24],
+        auxiliary_loss=False,
+        backbone_config=RTDetrResNetConfig(
             embedding_size=8,
             hidden_sizes=[8, 16, 32, 64],
             depths=[2, 2, 2, 2],
-            out_features=["stage4"],
+            out_indices=[2, 3, 4],
         ),
     )
 

@@ -65,6 +65,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "OPTIONS": "options",
     "INSENSITIVE": "insensitive",
     "NO_GRADIENT": "no_gradient",
+    "HEADS": "heads",
     "GOLDEN": "golden",
     "build_config": "config",
     "build_inputs": "inputs",
@@ -73,23 +74,52 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
 FAMILY = "layoutlmv3"
 ARCHITECTURE = "vision_text"
 MODEL_CLASS = "LayoutLMv3ForTokenClassification"
-CHECKPOINT = "openai/clip-vit-base-patch32"
+CHECKPOINT = "microsoft/layoutlmv3-base"
 REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
-ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
+ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
-OUTPUTS = {}
+OUTPUTS = {
+    "logits": (2, 12, 5),
+    "hidden_states.0": (2, 29, 32),
+    "hidden_states.1": (2, 29, 32),
+    "hidden_states.2": (2, 29, 32),
+    "attentions.0": (2, 4, 29, 29),
+    "attentions.1": (2, 4, 29, 29),
+}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {}
+NO_GRADIENT: dict[str, str] = {
+    "layoutlmv3.encoder.rel_pos*_bias.weight": (
+        "relative positions are looked up without tracking gradients, so that they never learn "
+        "and the gradient is no slope"
+    )
+}  # parameters -> why they have none
+HEADS: dict[str, str] = {
+    "LayoutLMv3ForSequenceClassification": "class",
+    "LayoutLMv3ForQuestionAnswering": "question",
+}  # further classes of the family -> what they do
+GOLDEN = {"logits": (1.34753893, -1.459713689, 1.408817011)}
 
 
 def build_config() -> LayoutLMv3Config:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
-    return LayoutLMv3Config()
+    return LayoutLMv3Config(
+        vocab_size=99,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=48,
+        patch_size=8,
+        hidden_size=32,
+        intermediate_size=40,
+        num_labels=5,
+        coordinate_size=6,
+        shape_size=4,
+        input_size=32,
+        max_2d_position_embeddings=64,
+    )
 
 
 def build_model(weights: str, size: str, seed: int) -> LayoutLMv3ForTokenClassification:
@@ -97,14 +127,22 @@ def build_model(weights: str, size: str, seed: int) -> LayoutLMv3ForTokenClassif
     if weights != "random":
         where = CHECKPOINT if weights == "pretrained" else weights
         return LayoutLMv3ForTokenClassification.from_pretrained(where)
-    model = LayoutLMv3ForTokenClassification(LayoutLMv3Config() if size == "full" else build_config())
+    model = LayoutLMv3ForTokenClassification(
+        LayoutLMv3Config() if size == "full" else build_config()
+    )
     set_weights(model, seed)
     return model
 
 
 def build_inputs(config: LayoutLMv3Config, seed: int) -> Tensors:
     """A batch of two rows."""
-    return {}
+    return {
+        "input_ids": token_ids("input_ids", shape=(2, 12), low=5, high=99, seed=seed),
+        "attention_mask": ragged_mask(lengths=(12, 9), width=12),
+        "token_type_ids": token_ids("token_type_ids", shape=(2, 12), low=0, high=2, seed=seed),
+        "pixel_values": normals("pixel_values", shape=(2, 3, 32, 32), seed=seed),
+        "bbox": token_ids("bbox", shape=(2, 12, 4), low=0, high=64, seed=seed),
+    }
 
 
 def test_loss(subject: Subject) -> None:
