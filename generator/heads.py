@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
+import transformers
+
 # The auto mappings of transformers whose classes are further heads, and the task of each, which
 # says what labels they take and how their loss follows from the logits (templates/_heads.py). The
 # decoders of encoder-decoders are in the mapping of causal models, but do not shift their labels.
@@ -25,13 +27,15 @@ TASKS = {
 
 
 def classes(mapping: str, family: str) -> Iterator[Any]:
-    """The model classes that an auto mapping has for the configurations of `family`."""
-    auto = importlib.import_module("transformers.models.auto.modeling_auto")
-    found = getattr(auto, mapping)
-    for config_class in found:
-        if config_class.__module__.split(".")[-2] == family:
-            model_classes = found[config_class]
-            yield from model_classes if isinstance(model_classes, tuple) else [model_classes]
+    """The model classes that an auto mapping has for the configurations of `family`.
+
+    By name: the mapping itself imports the configurations of all families when it is looked into.
+    """
+    auto = importlib.import_module("transformers.models.auto")
+    for model_type, names in getattr(auto.modeling_auto, mapping)._model_mapping.items():
+        if auto.configuration_auto.model_type_to_module_name(model_type) == family:
+            for name in names if isinstance(names, tuple) else [names]:
+                yield getattr(transformers, name)
 
 
 def further(family: str, main: Any) -> dict[str, str]:
