@@ -6,8 +6,6 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-import transformers
-
 # The auto mappings of transformers whose classes are further heads, and the task of each, which
 # says what labels they take and how their loss follows from the logits (templates/_heads.py). The
 # decoders of encoder-decoders are in the mapping of causal models, but do not shift their labels.
@@ -29,13 +27,18 @@ TASKS = {
 def classes(mapping: str, family: str) -> Iterator[Any]:
     """The model classes that an auto mapping has for the configurations of `family`.
 
-    By name: the mapping itself imports the configurations of all families when it is looked into.
+    By the names of model types: the keys of the mapping itself import every family.
     """
-    auto = importlib.import_module("transformers.models.auto")
-    for model_type, names in getattr(auto.modeling_auto, mapping)._model_mapping.items():
-        if auto.configuration_auto.model_type_to_module_name(model_type) == family:
-            for name in names if isinstance(names, tuple) else [names]:
-                yield getattr(transformers, name)
+    auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    folder_of = importlib.import_module(
+        "transformers.models.auto.configuration_auto"
+    ).model_type_to_module_name
+    found: dict[str, None] = {}  # several model types may have the same class
+    for model_type, names in getattr(auto, mapping)._model_mapping.items():
+        if folder_of(model_type) == family:
+            found |= dict.fromkeys(names if isinstance(names, tuple) else [names])
+    transformers = importlib.import_module("transformers")
+    yield from (getattr(transformers, name) for name in found)
 
 
 def further(family: str, main: Any) -> dict[str, str]:
