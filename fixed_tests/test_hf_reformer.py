@@ -28,11 +28,9 @@ import argparse
 import copy
 import datetime
 import difflib
-import fnmatch
 import hashlib
 import importlib.metadata
 import importlib.util
-import inspect
 import itertools
 import json
 import math
@@ -46,8 +44,8 @@ import time
 import unittest
 import zlib
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +54,6 @@ from typing import Any, TypeAlias
 try:
     import numpy
     import torch
-    import transformers
     from transformers import ReformerConfig, ReformerForMaskedLM
     from transformers.utils import logging
 except ImportError as error:
@@ -72,10 +69,6 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-HEADS: dict[str, str] = {
-    "ReformerForSequenceClassification": "class",
-    "ReformerForQuestionAnswering": "question",
-}
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 12, 99),
@@ -83,13 +76,12 @@ OUTPUTS = {
     "hidden_states.1": (2, 12, 32),
     "hidden_states.2": (2, 12, 32),
     "attentions.0": (2, 4, 3, 4, 8),
-    "attentions.1": (2, 4, 3, 4, 8),
+    "attentions.1": (2, 4, 12, 12),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (1.044136353, 0.1352279245, -0.3701948127)}
+GOLDEN = {"logits": (1.044418124, 0.1261248833, -0.5967356276)}
 
 
 def build_config() -> ReformerConfig:
@@ -105,7 +97,7 @@ def build_config() -> ReformerConfig:
         attn_layers=["local", "lsh"],
         num_attention_heads=4,
         local_attn_chunk_length=4,
-        lsh_attn_chunk_length=4,
+        lsh_attn_chunk_length=12,
         num_buckets=2,
         hash_seed=0,
     )
@@ -253,50 +245,13 @@ def test_save_load(subject: Subject) -> None:
 
 
 def test_tying(subject: Subject) -> None:
-    """Input and output embedding are one tensor exactly where the configuration says so."""
-    embedding, head = subject.model.get_input_embeddings(), subject.model.get_output_embeddings()
-    tied, asked = head.weight is embedding.weight, subject.model.config.tie_word_embeddings
+    """The output embedding is an input embedding exactly where the configuration says so."""
+    model, embedding = subject.model, torch.nn.Embedding
+    weights = [module.weight for module in model.modules() if isinstance(module, embedding)]
+    tied = any(model.get_output_embeddings().weight is weight for weight in weights)
+    text = model.config.get_text_config(decoder=True)  # some composites leave it to their parts
+    asked = getattr(model.config, "tie_word_embeddings", text.tie_word_embeddings)
     assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
-
-
-def test_gradients(subject: Subject) -> None:
-    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
-    model, slopes, dead = subject.model, [], set()
-    subject.objective(model).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not learns(parameter):
-            dead.add(name)
-        elif parameter.grad is not None:
-            gradient = parameter.grad.cpu().double()
-            direction = normals(f"direction {name}", parameter.shape).double()
-            slopes.append((gradient * direction).sum())
-    model.zero_grad()
-    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
-    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
-    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
-    roundings = 1e3 if subject.eps < 1e-6 else 64
-    bound = roundings * subject.eps * torch.stack(slopes).norm().item()
-    error = note(abs(slope - expected), bound)
-    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
-
-
-def test_heads(subject: Subject) -> None:
-    """Each further head is near to fp64, has the loss of its formula, and all of it learns."""
-    if (subject.weights, subject.size) != ("random", "tiny"):
-        raise unittest.SkipTest("further heads are checked with random tiny weights")
-    for name, task in HEADS.items():
-        head = Head(subject.device, subject.dtype, seed=subject.seed, head=name, task=task)
-        assert_agree(head.outputs, head.expected, head.bounds, f"{name} against fp64")
-        labels, formula = head.loss()
-        found = flatten(head.call(head.model, head.inputs | labels))
-        assert_loss(
-            found["loss"].detach().cpu(), formula(head.run(head.model, head.inputs)), head.eps
-        )
-        found["loss"].backward()
-        dead = {n for n, p in head.model.named_parameters() if p.requires_grad and not learns(p)}
-        dead -= {"qa_outputs.bias"}  # it shifts all positions alike: zero up to rounding
-        excused = {n for n in dead for p in NO_GRADIENT if fnmatch.fnmatch(f"{name}.{n}", f"*{p}")}
-        assert dead == excused, f"{name}: no gradient, or zero: {sorted(dead - excused)}"
 
 
 def test_dtype_bf16(subject: Subject) -> None:
@@ -458,11 +413,13 @@ def first(tensors: Tensors, length: int, width: int) -> Tensors:
     }
 
 
-def assert_loss(loss: torch.Tensor, expected: torch.Tensor, eps: float) -> None:
+def assert_loss(
+    loss: torch.Tensor, expected: torch.Tensor, eps: float, what: str = "the loss"
+) -> None:
     """The loss of the model is what its formula gives, up to some rounding errors `eps`."""
     bound = (100 if eps < 1e-6 else 4) * eps * max(1.0, abs(expected.item()))
     error = note(abs(loss.double() - expected).item(), bound)
-    assert error <= bound, f"the loss is {loss.item():.8f}, its formula gives {expected.item():.8f}"
+    assert error <= bound, f"{what} is {loss.item():.8f}, its formula gives {expected.item():.8f}"
 
 
 @dataclass
@@ -560,7 +517,7 @@ class Subject:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
-            return model(**placed(inputs, model), **OPTIONS, **options)
+            return model(**placed(inputs, model), **(OPTIONS | options))
 
     def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
@@ -610,19 +567,28 @@ def on_each_operator(handle: Callable[..., Any]) -> Any:
     return Mode()  # type: ignore[no-untyped-call]
 
 
-def fp64_throughout() -> Any:
-    """A context in which a cast to fp32 casts to fp64.
+@contextmanager
+def fp64_throughout() -> Iterator[None]:
+    """A context in which a cast to fp32 casts to fp64, and new tensors are fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
-    spoil the reference.
+    spoil the reference; and what is filled without a type would be too small for its limits.
     """
+    full = torch.ops.aten.full.default
 
     def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("dtype") == torch.float32:
+        filled = operator is full and isinstance(args[1], float) and kwargs.get("dtype") is None
+        if filled or kwargs.get("dtype") == torch.float32:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 
-    return on_each_operator(handle)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with on_each_operator(handle):
+            yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def operators_by_device(run: Callable[[], object]) -> Counter[str]:
@@ -637,68 +603,6 @@ def operators_by_device(run: Callable[[], object]) -> Counter[str]:
     with on_each_operator(handle):
         run()
     return count
-
-
-CLASSES = 5  # of classifiers; differs from every other size
-
-
-@dataclass
-class Head(Subject):
-    """The class `head` of transformers, tiny, beside its fp64 reference; `task` is what it does."""
-
-    head: str = ""
-    task: str = ""
-
-    def make(self) -> Any:
-        """The model in fp32 on the CPU, with random weights."""
-        config = build_config()
-        config.num_labels = 2 if self.task == "question" else CLASSES  # start and end
-        text = config.get_text_config()
-        if text.pad_token_id is None:  # decoders classify at the last token that is no padding
-            text.pad_token_id = config.pad_token_id = 0
-        model = getattr(transformers, self.head)(config)
-        set_weights(model, self.seed)
-        return model
-
-    def make_inputs(self) -> Tensors:
-        """The inputs that the head takes; for multiple choice each row twice, as two choices."""
-        takes = inspect.signature(getattr(transformers, self.head).forward).parameters
-        inputs = super().make_inputs()
-        inputs = {name: value for name, value in inputs.items() if name in takes}
-        if self.task == "class" and inputs.pop("decoder_input_ids", None) is not None:
-            inputs["input_ids"][:, 6] = self.reference.config.eos_token_id  # where it classifies
-        if self.task == "choice":
-            inputs = {n: torch.stack([v, v.roll(1, 0)], 1) for n, v in inputs.items()}
-        return inputs
-
-    def loss(self) -> tuple[Tensors, Callable[[Tensors], torch.Tensor]]:
-        """The labels that the head learns from, and the formula that gives the loss of outputs."""
-        entropy, outputs = torch.nn.functional.cross_entropy, self.outputs
-        if self.task == "question":
-            starts, ends = torch.tensor([1, 3]), torch.tensor([4, 6])
-            return {"start_positions": starts, "end_positions": ends}, lambda found: (
-                entropy(found["start_logits"], starts) + entropy(found["end_logits"], ends)
-            ) / 2
-        logits = next(value for name, value in outputs.items() if name.endswith("logits"))
-        count = logits.shape[:-1].numel()
-        labels = (torch.arange(count) % logits.shape[-1]).reshape(logits.shape[:-1])
-        if self.task == "frames":
-            labels = torch.nn.functional.one_hot(labels, CLASSES)
-        shift = 1 if self.task == "next_token" else 0
-
-        def formula(found: Tensors) -> torch.Tensor:
-            given = next(value for name, value in found.items() if name.endswith("logits"))
-            classes = labels.argmax(-1) if self.task == "frames" else labels
-            if shift:
-                given, classes = given[:, :-1], classes[:, 1:]
-            return entropy(given.flatten(0, -2), classes.flatten())
-
-        return {"labels": labels}, formula
-
-
-def learns(parameter: torch.nn.Parameter) -> bool:
-    """Whether a parameter has a finite gradient that is not zero."""
-    return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")
 
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first
