@@ -134,6 +134,15 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     return {"pixel_values": pixels, "input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
 
 
+def image_to_text_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """An image, with a text where the encoder reads one too, and tokens for the decoder."""
+    if "input_ids" in candidate.parameters:
+        inputs = vision_language_inputs(candidate)
+    else:
+        inputs = vision_inputs(candidate)
+    return inputs | {"decoder_input_ids": tokens(candidate, TARGET)}
+
+
 def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Audio for the encoder, as samples or as spectra, and tokens for the decoder."""
     decoder = {"decoder_input_ids": tokens(candidate, TARGET)}
@@ -168,6 +177,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "vision": vision_inputs,
     "dual_encoder": dual_inputs,
     "vision_language": vision_language_inputs,
+    "vision_encoder_decoder": image_to_text_inputs,
     "detection": pyramid_inputs,
     "segmentation": pyramid_inputs,
     "depth": vision_inputs,

@@ -81,6 +81,30 @@ def with_placeholders(ids: torch.Tensor, token: int, count: int) -> torch.Tensor
     return ids
 
 
+def boxes(name: str, shape: tuple[int, int], size: float, seed: int = 0) -> torch.Tensor:
+    """Boxes on a page of `size` by their corners (left, top, right, bottom), `shape` + (4,).
+
+    They are fp32 where the size is a fraction (binary ones, so exact), else int64.
+    """
+    corners = token_ids(name, (*shape, 2, 2), 0, 1024, seed).sort(-2).values.flatten(-2) * size
+    return corners / 1024 if isinstance(size, float) else corners // 1024
+
+
+def placed_patches(
+    name: str, grids: tuple[tuple[int, int], ...], values: int, seed: int = 0
+) -> torch.Tensor:
+    """Flat patches, fp32 (rows, patches, 2 + values): each begins with its row and column from 1.
+
+    An image has a grid of (rows, columns) patches; zeros follow where others have more.
+    """
+    patches = normals(name, (len(grids), max(map(math.prod, grids)), 2 + values), seed)
+    for image, (height, width) in zip(patches, grids, strict=True):
+        image[: height * width, 0] = torch.arange(1, height + 1).repeat_interleave(width)
+        image[: height * width, 1] = torch.arange(1, width + 1).repeat(height)
+        image[height * width :] = 0
+    return patches
+
+
 def set_weights(model: torch.nn.Module, seed: int) -> None:
     """Give each parameter and each constant saved buffer a value that follows from its name.
 
