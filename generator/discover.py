@@ -86,13 +86,6 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
     return 1 if failed else 0
 
 
-def missing() -> list[str]:
-    """The families of the installed transformers that have modeling code but no entry."""
-    models = Path(transformers.__file__).parent / "models"
-    there = {path.parent.name for path in models.glob("*/modeling_*.py")} - {"auto"}
-    return sorted(there - registry.read().keys())
-
-
 def apart(
     function: Callable[..., Any], calls: Iterable[tuple[str, Any]]
 ) -> Iterator[tuple[str, Any]]:
@@ -189,15 +182,15 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
         config = merged(config, override.config)
     candidate = choose(family, next((o for o in overrides if o.head), None))
     labels = {"num_labels": LABELS} if candidate.architecture in LABELLED else {}
+    given = {name: spec for override in overrides for name, spec in override.inputs.items()}
+    candidate.given = {name: spec for name, spec in given.items() if isinstance(spec, dict)}
     problems: list[Exception] = []
     for relaxed in RELAXATIONS:
         try:
             config_class = candidate.model_class.config_class
             candidate.tree = shrink(config_class, labels | config, relaxed=relaxed)
             candidate.config = instantiate(candidate.tree)
-            candidate.inputs = INPUTS[candidate.architecture](candidate)
-            for override in overrides:
-                candidate.inputs |= override.inputs
+            candidate.inputs = INPUTS[candidate.architecture](candidate) | given
             candidate.inputs = {k: v for k, v in candidate.inputs.items() if isinstance(v, dict)}
             return run(candidate, overrides)
         except Exception as problem:  # models refuse what does not suit them in every way
@@ -276,6 +269,7 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
             applicable.pop(check, None)
             reasons[check] = override.reason
     there = registry.template_checks()[candidate.architecture]
+    size, problem = full_size(candidate.model_class)
     return registry.Entry(
         family=candidate.family,
         architecture=candidate.architecture,
@@ -284,6 +278,8 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         checkpoint=checkpoint(candidate),
         head=candidate.head,
         parameters=sum(p.numel() for p in subject.reference.parameters()),
+        full_size=size,
+        full_size_problem=problem,
         discovered_with={
             "transformers": transformers.__version__,
             "torch": torch.__version__.split("+")[0],
@@ -308,6 +304,23 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         no_gradient={p: override.reason for override in overrides for p in override.no_gradient},
         golden={name: golden(value) for name, value in subject.expected.items()},
     )
+
+
+def full_size(model_class: Any) -> tuple[dict[str, int], str | None]:
+    """Parameters and bytes by dtype of the default configuration; or why it cannot be built."""
+    try:
+        with torch.device("meta"):
+            model = model_class(model_class.config_class())
+    except Exception as error:  # composites have no default parts; some read values while built
+        return {}, f"{type(error).__name__}: {error}".splitlines()[0]
+    size = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    for name in ("float32", "bfloat16"):
+        kind = getattr(torch, name)
+        size[name] = sum(
+            value.numel() * (kind if value.is_floating_point() else value.dtype).itemsize
+            for value in (*model.parameters(), *model.buffers())
+        )
+    return size, None
 
 
 def living_subject() -> Subject:

@@ -36,7 +36,7 @@ def classes(mapping: str, family: str) -> Iterator[Any]:
 
 def further(family: str, main: Any) -> dict[str, str]:
     """The heads of `family` beside its `main` class, of the same configuration: their tasks."""
-    found = {}
+    found: dict[str, str] = {}
     for mapping, task in TASKS.items():
         for each in classes(mapping, family):
             if each is not main and each.config_class is main.config_class:

@@ -75,9 +75,17 @@ def ended(ids: torch.Tensor, token: int, lengths: tuple[int, ...]) -> torch.Tens
     return ids
 
 
-def with_placeholders(ids: torch.Tensor, token: int, count: int) -> torch.Tensor:
-    """`ids` with `count` placeholders for image features behind the first token of each row."""
-    ids[:, 1 : count + 1] = token
+def zeros(shape: tuple[int, ...]) -> torch.Tensor:
+    """Integer zeros."""
+    return torch.zeros(shape, dtype=torch.int64)
+
+
+def with_placeholders(
+    ids: torch.Tensor, token: int, count: int, starts: tuple[int, ...] = (1,)
+) -> torch.Tensor:
+    """`ids` with `count` placeholders for features of an image or a frame from each of `starts`."""
+    for start in starts:
+        ids[:, start : start + count] = token
     return ids
 
 
