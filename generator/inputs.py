@@ -135,6 +135,8 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     seen = {"image": image_inputs(candidate) | candidate.given}
     if "pixel_values_videos" in candidate.parameters and "pixel_values_videos" not in seen["image"]:
         seen["video"] = clip_inputs(candidate)
+    if candidate.architecture == "multimodal":
+        seen["audio"] = candidate.given
     counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
     text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
     if not counts["image"]:  # the image goes to cross-attention, or before the text
@@ -218,6 +220,15 @@ def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> d
             **spans,
         }
         types = {"kind": "with_placeholders", "of": types, "token": number, **spans}
+        marker = f"{'audio' if kind == 'audio' else 'vision'}_start_token_id"
+        if candidate.architecture == "multimodal" and hasattr(candidate.config, marker):
+            ids = {
+                "kind": "with_placeholders",
+                "of": ids,
+                "token": f"config.{marker}",
+                "starts": [plus(start, -1)],
+                "count": 1,
+            }
         start = plus(count, start + 2)
     lengths = [plus(total, length) for length in LENGTHS]
     inputs = {
@@ -289,6 +300,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "vision": vision_inputs,
     "dual_encoder": dual_inputs,
     "vision_language": vision_language_inputs,
+    "multimodal": vision_language_inputs,
     "vision_encoder_decoder": image_to_text_inputs,
     "detection": pyramid_inputs,
     "segmentation": pyramid_inputs,
