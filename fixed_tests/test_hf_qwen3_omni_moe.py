@@ -294,7 +294,8 @@ def test_placeholders(subject: Subject) -> None:
 
 def test_cache(subject: Subject) -> None:
     """Reading all modalities, then decoding with the cache, gives what one pass gives."""
-    everything = {name: v for name, v in subject.inputs.items() if name != "attention_mask"}
+    mask = torch.ones_like(subject.inputs["attention_mask"])
+    everything = subject.inputs | {"attention_mask": mask}
     expected = {"logits": subject.run(subject.reference, everything)["logits"]}
     shape = subject.inputs["input_ids"].shape
     by_token = {name: value for name, value in everything.items() if value.shape[:2] == shape}
@@ -302,8 +303,10 @@ def test_cache(subject: Subject) -> None:
     for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
         cache, logits, seen = None, [], 0
         inputs = {name: v for name, v in everything.items() if name not in by_token}
-        for size in sizes:  # the first piece has all but text
+        for size in sizes:  # the first piece has all but text; behind it no mask is needed
             inputs |= {name: value[:, seen : seen + size] for name, value in by_token.items()}
+            if seen:
+                del inputs["attention_mask"]
             with torch.no_grad():
                 step = subject.call(subject.model, inputs, past_key_values=cache, use_cache=True)
             cache, inputs, seen = step.past_key_values, {}, seen + size

@@ -138,7 +138,9 @@ def build_model(weights: str, size: str, seed: int) -> Pix2StructForConditionalG
     if weights != "random":
         where = CHECKPOINT if weights == "pretrained" else weights
         return Pix2StructForConditionalGeneration.from_pretrained(where)
-    model = Pix2StructForConditionalGeneration(Pix2StructConfig() if size == "full" else build_config())
+    model = Pix2StructForConditionalGeneration(
+        Pix2StructConfig() if size == "full" else build_config()
+    )
     set_weights(model, seed)
     return model
 
