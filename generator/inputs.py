@@ -132,9 +132,11 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     each frame's apart, as the model takes them.
     """
     model = candidate.model_class(candidate.config)
-    seen = {"image": image_inputs(candidate) | candidate.given}
-    if "pixel_values_videos" in candidate.parameters and "pixel_values_videos" not in seen["image"]:
-        seen["video"] = clip_inputs(candidate)
+    of_video = {name: spec for name, spec in candidate.given.items() if "video" in name}
+    of_image = {name: candidate.given[name] for name in candidate.given.keys() - of_video.keys()}
+    seen = {"image": image_inputs(candidate) | of_image}
+    if "pixel_values_videos" in candidate.parameters:
+        seen["video"] = clip_inputs(candidate) | of_video
     if candidate.architecture == "multimodal":
         seen["audio"] = candidate.given
     counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
@@ -182,13 +184,15 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
 
     None where they do not take the place of placeholders in the text.
     """
-    get = getattr(model, f"get_{kind}_features", None)
+    name = f"get_{kind}_features"
+    get = getattr(model.base_model, name, getattr(model, name, None))
     if get is None or placeholder(candidate, kind) is None:
         return None
     takes = inspect.signature(get).parameters
     inputs = {n: make_input(n, s, candidate.config, 0) for n, s in seen.items() if n in takes}
     with torch.no_grad():
-        features = get(**inputs, return_dict=True).pooler_output
+        found = get(**inputs, return_dict=True)
+    features = found.last_hidden_state if found.pooler_output is None else found.pooler_output
     sizes = [each.numel() for each in ([features] if torch.is_tensor(features) else features)]
     count = sum(sizes) // model.get_input_embeddings().embedding_dim // 2
     names = ("image_seq_length", "mm_tokens_per_image", "num_query_tokens", "video_seq_length")

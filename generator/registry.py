@@ -44,6 +44,7 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "causality",
     "placeholders",
     "cache",
+    "chunked_prefill",
     "generate",
     "round_trip",
     "gradients",

@@ -89,6 +89,11 @@ def with_placeholders(
     return ids
 
 
+def ragged_tiles(tokens: int, tiles: tuple[int, ...], most: int) -> torch.Tensor:
+    """Cross-attention mask, int64 (rows, tokens, 1, most): each token sees a row's first tiles."""
+    return ragged_mask(tiles, most)[:, None, None].repeat(1, tokens, 1, 1)
+
+
 def boxes(name: str, shape: tuple[int, int], size: float, seed: int = 0) -> torch.Tensor:
     """Boxes on a page of `size` by their corners (left, top, right, bottom), `shape` + (4,).
 
