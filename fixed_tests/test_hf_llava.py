@@ -350,8 +350,7 @@ def test_save_load(subject: Subject) -> None:
 def test_tying(subject: Subject) -> None:
     """Input and output embedding are one tensor exactly where the configuration says so."""
     embedding, head = subject.model.get_input_embeddings(), subject.model.get_output_embeddings()
-    tied = head.weight is embedding.weight
-    asked = getattr(subject.model.config, "tie_word_embeddings", False)  # some do not know of it
+    tied, asked = head.weight is embedding.weight, subject.model.config.tie_word_embeddings
     assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
 
 

@@ -304,7 +304,7 @@ def test_sensitivity(subject: Subject) -> None:
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
         try:
             outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
-        except (RuntimeError, ValueError, IndexError):
+        except (ArithmeticError, IndexError, RuntimeError, ValueError):
             assert name not in INSENSITIVE, f"{name} is no input that changes nothing"
             continue  # sizes or types that do not fit the other inputs: so the model reads them
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}

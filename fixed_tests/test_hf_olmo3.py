@@ -158,12 +158,8 @@ def test_attention_parity(subject: Subject) -> None:
 def test_batch_invariance(subject: Subject) -> None:
     """Each row alone gives what it gives in the batch."""
     for row in (0, 1):
-        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
-        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
-        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
-        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
-        expected |= row_of(whole, row)
-        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
+        alone = subject.run(subject.model, row_of(subject.inputs, row))
+        assert_agree(alone, row_of(subject.outputs, row), subject.bounds, f"row {row} alone")
 
 
 def test_padding_invariance(subject: Subject) -> None:
@@ -288,11 +284,7 @@ def test_sensitivity(subject: Subject) -> None:
         elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
             exchanged = value.flip(0)
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
-        try:
-            outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
-        except (RuntimeError, ValueError, IndexError):
-            assert name not in INSENSITIVE, f"{name} is no input that changes nothing"
-            continue  # sizes or types that do not fit the other inputs: so the model reads them
+        outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1
         effect = max(error / subject.bounds[key] for key, error in errors.items())
@@ -328,8 +320,7 @@ def test_save_load(subject: Subject) -> None:
 def test_tying(subject: Subject) -> None:
     """Input and output embedding are one tensor exactly where the configuration says so."""
     embedding, head = subject.model.get_input_embeddings(), subject.model.get_output_embeddings()
-    tied = head.weight is embedding.weight
-    asked = getattr(subject.model.config, "tie_word_embeddings", False)  # some do not know of it
+    tied, asked = head.weight is embedding.weight, subject.model.config.tie_word_embeddings
     assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
@@ -49,7 +50,7 @@ def token_ids(
     return torch.from_numpy((bits % numpy.uint64(high - low)).astype("i8") + low).reshape(shape)
 
 
-def numbers(values: list[Any]) -> torch.Tensor:
+def numbers(values: Sequence[Any]) -> torch.Tensor:
     """These numbers: int64, or fp32 where one has a decimal point."""
     return torch.tensor(values)
 
