@@ -316,7 +316,8 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         options=options,
         constants=constants(candidate),
         insensitive={name: each.reason for each in overrides for name in each.insensitive},
-        no_gradient={p: override.reason for override in overrides for p in override.no_gradient},
+        no_gradient=cross_attention(further)
+        | {p: override.reason for override in overrides for p in override.no_gradient},
         golden={name: golden(value) for name, value in subject.expected.items()},
     )
 
@@ -369,6 +370,20 @@ def living_heads(candidate: Candidate, seed: int) -> tuple[dict[str, str], dict[
         except Exception as error:  # models refuse what does not suit them in every way
             left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     return living, left_out
+
+
+def cross_attention(further: Iterable[str]) -> dict[str, str]:
+    """The patterns of the parameters that decoders of an encoder-decoder do not use alone."""
+    reason = "a decoder without an encoder's states leaves its cross-attention out"
+    found = {}
+    for name in further:
+        with torch.device("meta"):
+            model = getattr(transformers, name)(_story.build_config())
+        names = [n for n, _ in model.named_parameters()] if name.endswith("ForCausalLM") else []
+        for part in ("encoder_attn", "cross_attn"):
+            if any(f".{part}" in each for each in names):
+                found[f"{name}.*.{part}*"] = reason
+    return found
 
 
 def agrees(head: str, task: str, seed: int) -> bool:

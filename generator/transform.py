@@ -296,14 +296,14 @@ def header(template: Source, entry: Entry) -> str:
         )
         for paragraph in template.docstring.split("\n\n")
     )
-    banner = f"{BANNER} {entry.family}` from "
-    if len(f"{banner}templates/{template.name}.py") > LINE:
-        banner = f"{BANNER} {entry.family}`\n# from "
+    banner = f"{BANNER} {entry.family}` from templates/{template.name}.py"
+    if len(banner) > LINE:
+        banner = banner.replace(" from templates", "\n# from templates")
     requirements = "".join(f'#   "{name}",\n' for name in (*DEPENDENCIES, *entry.requires))
     return f"""\
 {paragraphs}
 
-{banner}templates/{template.name}.py
+{banner}
 # and [{entry.family}] of generator/registry/{template.name}.toml; do not edit.
 
 # /// script

@@ -16,7 +16,7 @@ def test_cache(subject: Subject) -> None:
     takes = inspect.signature(subject.model.get_encoder().forward).parameters
     with torch.no_grad():
         known = {name: value for name, value in read.items() if name in takes}
-        encoded = subject.call(subject.model.get_encoder(), known, return_dict=True)
+        encoded = subject.call(subject.model.get_encoder(), known)
     inputs = {name: value for name, value in read.items() if name == "attention_mask"}
     for sizes in ([3, 1, 1, 1, 1], [4, 3]):
         cache, logits = None, []
@@ -45,7 +45,8 @@ def test_generate(subject: Subject) -> None:
 def test_loss(subject: Subject) -> None:
     """The loss is the mean cross-entropy of the labels (-100: none).
 
-    The decoder reads them behind the start token, whether the model shifts them or the caller.
+    The decoder reads them behind the start token, whether the model shifts them or the caller;
+    without one behind the last label, which is the language of multilingual models.
     """
     labels = subject.inputs["decoder_input_ids"].clone()
     labels[:, 3:5] = -100
@@ -56,7 +57,8 @@ def test_loss(subject: Subject) -> None:
     labels = subject.inputs["decoder_input_ids"]
     inputs = {key: value for key, value in subject.inputs.items() if key != "decoder_input_ids"}
     by_model = subject.run(subject.model, inputs | {"labels": labels})
-    start = torch.full_like(labels[:, :1], subject.model.config.decoder_start_token_id)
+    first = getattr(subject.model.config, "decoder_start_token_id", None)
+    start = labels[:, -1:] if first is None else torch.full_like(labels[:, :1], first)
     shifted = torch.cat([start, labels[:, :-1]], 1)
     by_caller = subject.run(subject.model, subject.inputs | {"decoder_input_ids": shifted})
     expected_logits = {"logits": by_caller["logits"]}
