@@ -112,6 +112,23 @@ def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
     return inputs
 
 
+def prompted_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Square images and, for each, two points on one object and two on another."""
+    points = [[[[9.0, 20.0], [30.0, 12.0]], [[5.0, 6.0], [50.0, 41.0]]]]
+    points += [[[[40.0, 33.0], [17.0, 51.0]], [[22.0, 8.0], [11.0, 27.0]]]]
+    labels = [[[1, 0], [1, 1]], [[1, 1], [0, 1]]]
+    return {
+        "pixel_values": values(2, *image(candidate)),
+        "input_points": {"kind": "numbers", "values": points},
+        "input_labels": {"kind": "numbers", "values": labels},
+    }
+
+
+def pair_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Pairs of images that are not square."""
+    return {"pixel_values": values(2, 2, 3, 96, 64)}
+
+
 def video_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Frames of square images."""
     return {"pixel_values": values(2, "config.num_frames", *image(candidate))}
@@ -310,6 +327,13 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "detection": pyramid_inputs,
     "segmentation": pyramid_inputs,
     "depth": vision_inputs,
+    "universal_segmentation": pyramid_inputs,
+    "mask_generation": prompted_inputs,
+    "keypoint_detection": pyramid_inputs,
+    "keypoint_matching": pair_inputs,
+    "pose_estimation": vision_inputs,
+    "image_to_image": vision_inputs,
+    "backbone": vision_inputs,
     "video": video_inputs,
     "speech_seq2seq": speech_inputs,
     "audio": audio_inputs,
