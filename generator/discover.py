@@ -245,8 +245,11 @@ def choose(family: str, override: Override | None) -> Candidate:
         return Candidate(family, override.architecture, why, model_class, {}, None)
     for mapping, architecture in HEADS:
         for model_class in heads.classes(mapping, family) if head in (None, mapping) else ():
-            attends = hasattr(model_class.config_class(), "num_attention_heads")
-            kind = architecture if attends or architecture != "decoder_only" else "state_space"
+            config, kind = model_class.config_class(), architecture
+            if kind == "decoder_only" and not hasattr(config, "num_attention_heads"):
+                kind = "state_space"
+            if kind == "vision_language" and config.is_encoder_decoder:
+                kind = "vision_encoder_decoder"
             return Candidate(family, kind, mapping, model_class, {}, None)
     raise registry.RegistryError(
         f"{family}: none of its classes is in {head or 'a mapping of generator.discover.HEADS'}; "

@@ -150,9 +150,13 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     each frame's apart, as the model takes them.
     """
     model = candidate.model_class(candidate.config)
-    seen = {"image": image_inputs(candidate) | candidate.given}
-    if "pixel_values_videos" in candidate.parameters and "pixel_values_videos" not in seen["image"]:
-        seen["video"] = clip_inputs(candidate)
+    of_video = {name: spec for name, spec in candidate.given.items() if "video" in name}
+    of_image = {name: candidate.given[name] for name in candidate.given.keys() - of_video.keys()}
+    seen = {"image": image_inputs(candidate) | of_image}
+    if "pixel_values_videos" in candidate.parameters:
+        seen["video"] = clip_inputs(candidate) | of_video
+    if candidate.architecture == "multimodal":
+        seen["audio"] = candidate.given
     counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
     text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
     if not counts["image"]:  # the image goes to cross-attention, or before the text
@@ -198,13 +202,15 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
 
     None where they do not take the place of placeholders in the text.
     """
-    get = getattr(model, f"get_{kind}_features", None)
+    name = f"get_{kind}_features"
+    get = getattr(model.base_model, name, getattr(model, name, None))
     if get is None or placeholder(candidate, kind) is None:
         return None
     takes = inspect.signature(get).parameters
     inputs = {n: make_input(n, s, candidate.config, 0) for n, s in seen.items() if n in takes}
     with torch.no_grad():
-        features = get(**inputs, return_dict=True).pooler_output
+        found = get(**inputs, return_dict=True)
+    features = found.last_hidden_state if found.pooler_output is None else found.pooler_output
     sizes = [each.numel() for each in ([features] if torch.is_tensor(features) else features)]
     count = sum(sizes) // model.get_input_embeddings().embedding_dim // 2
     names = ("image_seq_length", "mm_tokens_per_image", "num_query_tokens", "video_seq_length")
@@ -236,6 +242,15 @@ def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> d
             **spans,
         }
         types = {"kind": "with_placeholders", "of": types, "token": number, **spans}
+        marker = f"{'audio' if kind == 'audio' else 'vision'}_start_token_id"
+        if candidate.architecture == "multimodal" and hasattr(candidate.config, marker):
+            ids = {
+                "kind": "with_placeholders",
+                "of": ids,
+                "token": f"config.{marker}",
+                "starts": [plus(start, -1)],
+                "count": 1,
+            }
         start = plus(count, start + 2)
     lengths = [plus(total, length) for length in LENGTHS]
     inputs = {
@@ -262,6 +277,15 @@ def runs(candidate: Candidate, model: Any, inputs: dict[str, Tree]) -> bool:
     except Exception:
         return False
     return True
+
+
+def image_to_text_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """An image, with a text where the encoder reads one too, and tokens for the decoder."""
+    if "input_ids" in candidate.parameters:
+        inputs = vision_language_inputs(candidate)
+    else:
+        inputs = vision_inputs(candidate)
+    return inputs | {"decoder_input_ids": tokens(candidate, TARGET)}
 
 
 def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
@@ -298,6 +322,8 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "vision": vision_inputs,
     "dual_encoder": dual_inputs,
     "vision_language": vision_language_inputs,
+    "multimodal": vision_language_inputs,
+    "vision_encoder_decoder": image_to_text_inputs,
     "detection": pyramid_inputs,
     "segmentation": pyramid_inputs,
     "depth": vision_inputs,
