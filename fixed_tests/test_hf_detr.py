@@ -143,6 +143,19 @@ def build_inputs(config: DetrConfig, seed: int) -> Tensors:
     }
 
 
+def generalized_iou(box: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Generalised intersection over union of one box with each of `boxes` (n, 4), as (n,).
+
+    Boxes are (centre x, centre y, width, height). Rezatofighi et al., CVPR 2019.
+    """
+    low, high = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
+    lows, highs = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    common = (torch.minimum(high, highs) - torch.maximum(low, lows)).clamp(min=0).prod(-1)
+    hull = (torch.maximum(high, highs) - torch.minimum(low, lows)).prod(-1)
+    union = box[2:].prod() + boxes[:, 2:].prod(-1) - common
+    return common / union - (hull - union) / hull
+
+
 def test_attention_parity(subject: Subject) -> None:
     """Each attention implementation gives what eager attention gives in fp64, however masked."""
     variants = {"inputs as they are": subject.inputs}
@@ -167,16 +180,28 @@ def test_batch_invariance(subject: Subject) -> None:
 
 def test_loss(subject: Subject) -> None:
     """The loss is that of the queries which match the objects best, one object in each image."""
-    config, outputs = subject.model.config, detect(subject)
-    logits, weights = outputs["logits"], (config.class_cost, config.bbox_cost, config.giou_cost)
-    queries, distance, _, overlap = matched(outputs["pred_boxes"], -logits.softmax(-1), weights)
+    config = subject.model.config
+    classes = [2, 4]
+    boxes = torch.tensor([[0.5, 0.4, 0.3, 0.2], [0.3, 0.6, 0.4, 0.5]]).to(subject.device)
+    labels = [
+        {"class_labels": torch.tensor([c]).to(subject.device), "boxes": box[None]}
+        for c, box in zip(classes, boxes, strict=True)
+    ]
+    outputs = subject.run(subject.model, subject.inputs, labels=labels)
+    logits, found = outputs["logits"], outputs["pred_boxes"]
     targets = torch.full(logits.shape[:2], config.num_labels)  # the last class is "no object"
-    targets[[0, 1], queries] = torch.tensor(CLASSES)
-    rare = torch.ones(config.num_labels + 1, dtype=torch.float64)
-    rare[-1] = config.eos_coefficient
-    expected = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, rare)
-    expected += config.bbox_loss_coefficient * distance.mean()
-    expected += config.giou_loss_coefficient * (1 - overlap).mean()
+    distance = overlap = torch.zeros((), dtype=torch.float64)
+    for row, box in enumerate(boxes.cpu().double()):
+        far, near = (found[row] - box).abs().sum(-1), generalized_iou(box, found[row])
+        chance = logits[row].softmax(-1)[:, classes[row]]
+        cost = config.bbox_cost * far - config.class_cost * chance - config.giou_cost * near
+        best = cost.argmin()
+        targets[row, best] = classes[row]
+        distance, overlap = distance + far[best] / 2, overlap + (1 - near[best]) / 2
+    weight = torch.ones(config.num_labels + 1, dtype=torch.float64)
+    weight[-1] = config.eos_coefficient
+    expected = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, weight)
+    expected += config.bbox_loss_coefficient * distance + config.giou_loss_coefficient * overlap
     assert_loss(outputs["loss"], expected, subject.eps)
 
 
@@ -228,9 +253,9 @@ def test_sensitivity(subject: Subject) -> None:
     """Each input changes the output: else every other check would pass on nothing."""
     others = build_inputs(subject.model.config, subject.seed + 1)
     for name, value in subject.inputs.items():
-        if name.endswith("mask"):  # the same for each seed: hide half, of images the right
-            others[name], half = value.clone(), value.shape[-1] // 2
-            others[name][..., slice(half) if value.ndim < 3 else slice(half, None)] = 0
+        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
+            others[name] = value.clone()
+            others[name][..., : value.shape[-1] // 2] = 0
         elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
             exchanged = value.flip(0)
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
@@ -436,11 +461,13 @@ def row_of(tensors: Tensors, row: int) -> Tensors:
     return {n: v[row * halves[n] : (row + 1) * halves[n]] for n, v in tensors.items()}
 
 
-def assert_loss(loss: torch.Tensor, expected: torch.Tensor, eps: float) -> None:
+def assert_loss(
+    loss: torch.Tensor, expected: torch.Tensor, eps: float, what: str = "the loss"
+) -> None:
     """The loss of the model is what its formula gives, up to some rounding errors `eps`."""
     bound = (100 if eps < 1e-6 else 4) * eps * max(1.0, abs(expected.item()))
     error = note(abs(loss.double() - expected).item(), bound)
-    assert error <= bound, f"the loss is {loss.item():.8f}, its formula gives {expected.item():.8f}"
+    assert error <= bound, f"{what} is {loss.item():.8f}, its formula gives {expected.item():.8f}"
 
 
 @dataclass
@@ -538,7 +565,7 @@ class Subject:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
-            return model(**placed(inputs, model), **OPTIONS, **options)
+            return model(**placed(inputs, model), **(OPTIONS | options))
 
     def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
@@ -590,7 +617,7 @@ def on_each_operator(handle: Callable[..., Any]) -> Any:
 
 @contextmanager
 def fp64_throughout() -> Iterator[None]:
-    """A context in which a cast to fp32 casts to fp64, and what has no type of its own is fp64.
+    """A context in which a cast to fp32 casts to fp64, and new tensors are fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
     spoil the reference; and what is filled without a type would be too small for its limits.
@@ -603,13 +630,13 @@ def fp64_throughout() -> Iterator[None]:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 
-    before = torch.get_default_dtype()
+    usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with on_each_operator(handle):
             yield
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(usual)
 
 
 def operators_by_device(run: Callable[[], object]) -> Counter[str]:
@@ -629,52 +656,6 @@ def operators_by_device(run: Callable[[], object]) -> Counter[str]:
 def learns(parameter: torch.nn.Parameter) -> bool:
     """Whether a parameter has a finite gradient that is not zero."""
     return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")
-
-
-CLASSES = (2, 4)  # of the object in each image
-BOXES = ((0.5, 0.4, 0.3, 0.2), (0.3, 0.6, 0.4, 0.5))  # its centre x, centre y, width and height
-
-
-def detect(subject: Subject) -> Tensors:
-    """What the model gives where it learns to find these objects."""
-    labels = [
-        {
-            "class_labels": torch.tensor([kind], device=subject.device),
-            "boxes": torch.tensor([box], device=subject.device),
-        }
-        for kind, box in zip(CLASSES, BOXES, strict=True)
-    ]
-    return subject.run(subject.model, subject.inputs, labels=labels)
-
-
-def overlap(box: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Intersection over union of one box with each of `boxes` (n, 4), plain and generalised.
-
-    Boxes are (centre x, centre y, width, height). Rezatofighi et al., CVPR 2019.
-    """
-    low, high = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
-    lows, highs = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
-    common = (torch.minimum(high, highs) - torch.maximum(low, lows)).clamp(min=0).prod(-1)
-    hull = (torch.maximum(high, highs) - torch.minimum(low, lows)).prod(-1)
-    union = box[2:].prod() + boxes[:, 2:].prod(-1) - common
-    return common / union, common / union - (hull - union) / hull
-
-
-def matched(
-    boxes: torch.Tensor, costs: torch.Tensor, weights: tuple[Any, Any, Any]
-) -> tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The query of each image with the least cost, its distance, and both overlaps, each (2,).
-
-    `costs` (images, queries, classes) are those of the classes, `weights` of class, box, overlap.
-    """
-    queries, measures = [], []
-    for row, box in enumerate(torch.tensor(BOXES, dtype=torch.float64)):
-        far, (plain, general) = (boxes[row] - box).abs().sum(-1), overlap(box, boxes[row])
-        cost = weights[0] * costs[row, :, CLASSES[row]] + weights[1] * far - weights[2] * general
-        best = int(cost.argmin())
-        queries.append(best)
-        measures.append(torch.stack([far[best], plain[best], general[best]]))
-    return queries, *torch.stack(measures).T
 
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from generator.shrink import Tree, special_ids_end
+from generator.shrink import VOCABULARY, Tree, special_ids_end
 from templates import _random
 
 LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
@@ -44,9 +44,8 @@ class Candidate:
 
 def tokens(candidate: Candidate, width: int | str = WIDTH) -> Tree:
     """Token ids that are no special tokens."""
-    size, low = candidate.config.get_text_config(decoder=True).vocab_size, special_ids_end(
-        candidate.tree
-    )
+    text = candidate.config.get_text_config(decoder=True)
+    size, low = getattr(text, "vocab_size", VOCABULARY), special_ids_end(candidate.tree)
     return {"kind": "token_ids", "shape": [2, width], "low": low, "high": size}
 
 
@@ -62,7 +61,9 @@ def values(*shape: int | str) -> Tree:
 
 def text_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Token ids, mask and, where the model tells segments apart, token types."""
-    inputs = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+    inputs = {"input_ids": tokens(candidate)}
+    if "attention_mask" in candidate.parameters:
+        inputs["attention_mask"] = mask(LENGTHS)
     if (
         "token_type_ids" in candidate.parameters
         and getattr(candidate.config, "type_vocab_size", 0) > 1
@@ -117,6 +118,23 @@ def page_inputs(candidate: Candidate) -> dict[str, Tree]:
     return {"pixel_values": values(2, 3, size or 48, size or 96)}
 
 
+def prompted_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Square images and, for each, two points on one object and two on another."""
+    points = [[[[9.0, 20.0], [30.0, 12.0]], [[5.0, 6.0], [50.0, 41.0]]]]
+    points += [[[[40.0, 33.0], [17.0, 51.0]], [[22.0, 8.0], [11.0, 27.0]]]]
+    labels = [[[1, 0], [1, 1]], [[1, 1], [0, 1]]]
+    return {
+        "pixel_values": values(2, *image(candidate)),
+        "input_points": {"kind": "numbers", "values": points},
+        "input_labels": {"kind": "numbers", "values": labels},
+    }
+
+
+def pair_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Pairs of images that are not square."""
+    return {"pixel_values": values(2, 2, 3, 96, 64)}
+
+
 def video_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Frames of square images."""
     return {"pixel_values": values(2, "config.num_frames", *image(candidate))}
@@ -148,9 +166,13 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     each frame's apart, as the model takes them.
     """
     model = candidate.model_class(candidate.config)
-    seen = {"image": image_inputs(candidate) | candidate.given}
-    if "pixel_values_videos" in candidate.parameters and "pixel_values_videos" not in seen["image"]:
-        seen["video"] = clip_inputs(candidate)
+    of_video = {name: spec for name, spec in candidate.given.items() if "video" in name}
+    of_image = {name: candidate.given[name] for name in candidate.given.keys() - of_video.keys()}
+    seen = {"image": image_inputs(candidate) | of_image}
+    if "pixel_values_videos" in candidate.parameters:
+        seen["video"] = clip_inputs(candidate) | of_video
+    if candidate.architecture == "multimodal":
+        seen["audio"] = candidate.given
     counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
     text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
     if not counts["image"]:  # the image goes to cross-attention, or before the text
@@ -196,7 +218,7 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
 
     None where they do not take the place of placeholders in the text.
     """
-    holders = (model, model.base_model, getattr(model, "vlm", None))
+    holders = (model.base_model, model, getattr(model, "vlm", None))
     found = (get for m in holders if (get := getattr(m, f"get_{kind}_features", None)))
     get = next(found, None)
     if get is None or placeholder(candidate, kind) is None:
@@ -204,7 +226,8 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
     takes = inspect.signature(get).parameters
     inputs = {n: make_input(n, s, candidate.config, 0) for n, s in seen.items() if n in takes}
     with torch.no_grad():
-        features = get(**inputs, return_dict=True).pooler_output
+        found = get(**inputs, return_dict=True)
+    features = found.last_hidden_state if found.pooler_output is None else found.pooler_output
     sizes = [each.numel() for each in ([features] if torch.is_tensor(features) else features)]
     count = sum(sizes) // model.get_input_embeddings().embedding_dim // 2
     names = ("image_seq_length", "mm_tokens_per_image", "num_query_tokens", "video_seq_length")
@@ -236,6 +259,15 @@ def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> d
             **spans,
         }
         types = {"kind": "with_placeholders", "of": types, "token": number, **spans}
+        marker = f"{'audio' if kind == 'audio' else 'vision'}_start_token_id"
+        if candidate.architecture == "multimodal" and hasattr(candidate.config, marker):
+            ids = {
+                "kind": "with_placeholders",
+                "of": ids,
+                "token": f"config.{marker}",
+                "starts": [plus(start, -1)],
+                "count": 1,
+            }
         start = plus(count, start + 2)
     lengths = [plus(total, length) for length in LENGTHS]
     inputs = {
@@ -262,6 +294,15 @@ def runs(candidate: Candidate, model: Any, inputs: dict[str, Tree]) -> bool:
     except Exception:
         return False
     return True
+
+
+def image_to_text_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """An image, with a text where the encoder reads one too, and tokens for the decoder."""
+    if "input_ids" in candidate.parameters:
+        inputs = vision_language_inputs(candidate)
+    else:
+        inputs = vision_inputs(candidate)
+    return inputs | {"decoder_input_ids": tokens(candidate, TARGET)}
 
 
 def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
@@ -302,12 +343,21 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "vision_text": vision_text_inputs,
     "vision_language": vision_language_inputs,
     "retrieval": vision_language_inputs,
+    "multimodal": vision_language_inputs,
+    "vision_encoder_decoder": image_to_text_inputs,
     "detection": pyramid_inputs,
     "focal_detection": pyramid_inputs,
     "varifocal_detection": pyramid_inputs,
     "ocr": page_inputs,
     "segmentation": pyramid_inputs,
     "depth": vision_inputs,
+    "universal_segmentation": pyramid_inputs,
+    "mask_generation": prompted_inputs,
+    "keypoint_detection": pyramid_inputs,
+    "keypoint_matching": pair_inputs,
+    "pose_estimation": vision_inputs,
+    "image_to_image": vision_inputs,
+    "backbone": vision_inputs,
     "video": video_inputs,
     "speech_seq2seq": speech_inputs,
     "audio": audio_inputs,
