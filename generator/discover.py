@@ -51,6 +51,7 @@ HEADS = (
     ("MODEL_FOR_MASKED_LM_MAPPING", "encoder_only"),
     ("MODEL_FOR_CAUSAL_LM_MAPPING", "decoder_only"),
     ("MODEL_FOR_CTC_MAPPING", "audio"),
+    ("MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING", "audio_classification"),
     ("MODEL_FOR_AUDIO_TOKENIZATION_MAPPING", "codec"),
     ("MODEL_FOR_TIME_SERIES_PREDICTION_MAPPING", "time_series"),
     ("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "vision"),
@@ -58,7 +59,7 @@ HEADS = (
 )
 LABELS = 5  # classes of classifiers
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
-LABELLED = ("vision", "video", "detection", "segmentation")
+LABELLED = ("vision", "video", "detection", "segmentation", "audio_classification")
 
 
 def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
@@ -364,6 +365,7 @@ def facts(
     """The checks that apply with the fact that makes them apply, and those that don't with why."""
     model, name = subject.reference, candidate.model_class.__name__
     takes = candidate.parameters
+    over_time = getattr(candidate.config, "feat_extract_norm", None) == "group"
     labels = bool(takes & {"labels", "return_loss", "future_values"})
     questions: dict[str, tuple[bool, str, str]] = {
         "tying": (
@@ -382,9 +384,11 @@ def facts(
             f"{name} has no choice of experts implementations",
         ),
         "padding_invariance": (
-            "attention_mask" in candidate.inputs,
+            "attention_mask" in candidate.inputs and not over_time,
             f"{name}.forward takes attention_mask",
-            f"{name}.forward takes no attention_mask",
+            "feat_extract_norm is 'group': it norms over the whole row, padding included"
+            if over_time
+            else f"{name}.forward takes no attention_mask",
         ),
         "single_token": (
             "attention_mask" in candidate.inputs,

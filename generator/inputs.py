@@ -19,6 +19,7 @@ from templates import _random
 LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
 TARGET = 7  # decoder tokens of encoder-decoder models; differs from every other size
 SAMPLES = [3200, 2400]  # two rows of audio
+FRAMES = [96, 70]  # two rows of spectra
 
 
 @dataclass
@@ -135,19 +136,20 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 
 def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Audio for the encoder, as samples or as spectra, and tokens for the decoder."""
-    decoder = {"decoder_input_ids": tokens(candidate, TARGET)}
-    if "input_features" in candidate.parameters:
-        mels = reach(candidate.config, "num_mel_bins") or 80
-        positions = reach(candidate.config, "max_source_positions")
-        frames = f"{positions} * 2" if positions else 80
-        return {"input_features": values(2, mels, frames)} | decoder
-    return audio_inputs(candidate) | decoder
+    """Audio for the encoder and tokens for the decoder."""
+    return audio_inputs(candidate) | {"decoder_input_ids": tokens(candidate, TARGET)}
 
 
 def audio_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Samples of two sounds of different lengths."""
-    return {"input_values": values(2, SAMPLES[0]), "attention_mask": mask(SAMPLES)}
+    """Two sounds of different lengths, as samples or as spectra."""
+    if "input_features" not in candidate.parameters:
+        return {"input_values": values(2, SAMPLES[0]), "attention_mask": mask(SAMPLES)}
+    mels, positions = (reach(candidate.config, n) for n in ("num_mel_bins", "max_source_positions"))
+    if mels and positions:  # always 30 s, which two strided convolutions make into the positions
+        return {"input_features": values(2, mels, f"{positions} * 2")}
+    for name in ("input_feat_per_channel", "feature_projection_input_dim"):
+        mels = mels or reach(candidate.config, name)
+    return {"input_features": values(2, FRAMES[0], mels or 80), "attention_mask": mask(FRAMES)}
 
 
 def codec_inputs(candidate: Candidate) -> dict[str, Tree]:
@@ -158,6 +160,32 @@ def codec_inputs(candidate: Candidate) -> dict[str, Tree]:
 def series_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Past values by channel."""
     return {"past_values": values(2, "config.context_length", "config.num_input_channels")}
+
+
+def univariate_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Past values of two series."""
+    return {"past_values": values(2, "config.context_length")}
+
+
+def covariate_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Past and future values, what is known of every time, and what is known of each series."""
+    config = candidate.config
+    past = config.context_length + max(config.lags_sequence)
+    kinds = {"kind": "token_ids", "shape": [2, "config.num_static_categorical_features"]}
+    return {
+        "past_values": values(2, past),
+        "past_time_features": values(2, past, "config.num_time_features"),
+        "past_observed_mask": mask([past, past - 3]),
+        "static_categorical_features": kinds | {"low": 0, "high": min(config.cardinality)},
+        "static_real_features": values(2, "config.num_static_real_features"),
+        "future_values": values(2, "config.prediction_length"),
+        "future_time_features": values(2, "config.prediction_length", "config.num_time_features"),
+    }
+
+
+def spectrogram_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Spectra of the configured length."""
+    return {"input_values": values(2, "config.max_length", "config.num_mel_bins")}
 
 
 INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
@@ -176,6 +204,9 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "audio": audio_inputs,
     "codec": codec_inputs,
     "time_series": series_inputs,
+    "quantile_time_series": univariate_inputs,
+    "probabilistic_time_series": covariate_inputs,
+    "audio_classification": spectrogram_inputs,
 }
 
 

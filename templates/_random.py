@@ -75,9 +75,16 @@ def ended(ids: torch.Tensor, token: int, lengths: tuple[int, ...]) -> torch.Tens
     return ids
 
 
-def with_placeholders(ids: torch.Tensor, token: int, count: int) -> torch.Tensor:
-    """`ids` with `count` placeholders for image features behind the first token of each row."""
-    ids[:, 1 : count + 1] = token
+def with_placeholders(
+    ids: torch.Tensor, token: int, count: int | tuple[int, ...]
+) -> torch.Tensor:
+    """`ids` with `count` placeholders for features behind the first token of each row.
+
+    A count for each row, or one for all.
+    """
+    counts = (count,) * len(ids) if isinstance(count, int) else count
+    for row, number in zip(ids, counts, strict=True):
+        row[1 : number + 1] = token
     return ids
 
 

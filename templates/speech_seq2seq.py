@@ -20,14 +20,18 @@ from templates._basics import (
     test_dtype_bf16,
     test_forward,
     test_golden,
-    test_gradients,
     test_isolation,
     test_placement,
     test_save_load,
     test_sensitivity,
     test_tying,
 )
-from templates._checks import test_attention_parity, test_batch_invariance, test_causality
+from templates._checks import (
+    test_attention_parity,
+    test_batch_invariance,
+    test_causality,
+    test_gradients,
+)
 from templates._compare import Tensors, assert_agree, assert_loss, flatten, row_of
 from templates._main import main, subject
 from templates._random import normals, set_weights, token_ids
