@@ -219,10 +219,10 @@ def test_gradients(subject: Subject) -> None:
     model, slopes, dead = subject.model, [], set()
     subject.objective(model).backward()
     for name, parameter in model.named_parameters():
-        gradient = torch.zeros(1) if parameter.grad is None else parameter.grad.cpu().double()
-        if parameter.requires_grad and not 0 < rms(gradient) < float("inf"):
+        if parameter.requires_grad and not learns(parameter):
             dead.add(name)
-        elif parameter.requires_grad:
+        elif parameter.grad is not None:
+            gradient = parameter.grad.cpu().double()
             direction = normals(f"direction {name}", parameter.shape).double()
             slopes.append((gradient * direction).sum())
     model.zero_grad()
@@ -393,10 +393,18 @@ class Subject:
     def build(self, attention: str = "eager", dtype: str = "float32") -> Any:
         """A new model on the CPU, in half precision loaded as users load it (see `reloaded`)."""
         torch.manual_seed(self.seed)
-        model = build_model(self.weights, self.size, self.seed).eval()
+        model = self.make().eval()
         if attention in ATTENTIONS[1:]:  # the first is what models have by default
             model.set_attn_implementation(attention)
         return model if dtype == "float32" else self.reloaded(model, dtype)[0]
+
+    def make(self) -> Any:
+        """The model in fp32 on the CPU."""
+        return build_model(self.weights, self.size, self.seed)
+
+    def make_inputs(self) -> Tensors:
+        """Inputs that suit the model."""
+        return dict(build_inputs(self.reference.config, self.seed))
 
     def fresh(self) -> Any:
         """A new model under test: on the device, with the attention that users get by default."""
@@ -431,7 +439,7 @@ class Subject:
     @cached_property
     def inputs(self) -> Tensors:
         """The inputs, on the CPU; floating point ones in fp32."""
-        return dict(build_inputs(self.reference.config, self.seed))
+        return self.make_inputs()
 
     @cached_property
     def outputs(self) -> Tensors:
@@ -544,6 +552,11 @@ def operators_by_device(run: Callable[[], object]) -> Counter[str]:
     with on_each_operator(handle):
         run()
     return count
+
+
+def learns(parameter: torch.nn.Parameter) -> bool:
+    """Whether a parameter has a finite gradient that is not zero."""
+    return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")
 
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first

@@ -9,7 +9,6 @@ What a person knows better stands in `overrides/`, with its reason.
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import multiprocessing
 import multiprocessing.connection
@@ -28,11 +27,12 @@ from typing import Any
 import torch
 import transformers
 
-from generator import ROOT, registry
+from generator import ROOT, heads, registry
 from generator.inputs import INPUTS, Candidate, make_input
 from generator.shrink import RELAXATIONS, Tree, instantiate, shrink
 from templates import _random, _story
 from templates._compare import fingerprint, flatten
+from templates._heads import Head
 from templates._subject import Subject
 
 OVERRIDES = ROOT / "generator" / "overrides"
@@ -85,13 +85,6 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
-
-
-def missing() -> list[str]:
-    """The families of the installed transformers that have modeling code but no entry."""
-    models = Path(transformers.__file__).parent / "models"
-    there = {path.parent.name for path in models.glob("*/modeling_*.py")} - {"auto"}
-    return sorted(there - registry.read().keys())
 
 
 def apart(
@@ -186,8 +179,9 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
         registry.RegistryError: transformers has no such family, or no head that we know.
     """
     config: Tree = {}
+    given: Tree = {}
     for override in overrides:
-        config = merged(config, override.config)
+        config, given = merged(config, override.config), given | override.inputs
     candidate = choose(family, next((o for o in overrides if o.head), None))
     labels = {"num_labels": LABELS} if candidate.architecture in LABELLED else {}
     problems: list[Exception] = []
@@ -196,10 +190,9 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
             config_class = candidate.model_class.config_class
             candidate.tree = shrink(config_class, labels | config, relaxed=relaxed)
             candidate.config = instantiate(candidate.tree)
-            candidate.inputs = INPUTS[candidate.architecture](candidate)
-            for override in overrides:
-                candidate.inputs |= override.inputs
-            candidate.inputs = {k: v for k, v in candidate.inputs.items() if isinstance(v, dict)}
+            candidate.inputs = given  # the others may follow from them
+            made = INPUTS[candidate.architecture](candidate) | given
+            candidate.inputs = {k: v for k, v in made.items() if isinstance(v, dict)}
             return run(candidate, overrides)
         except Exception as problem:  # models refuse what does not suit them in every way
             problems.append(problem)
@@ -229,25 +222,15 @@ def choose(family: str, override: Override | None) -> Candidate:
         why = f"override: {override.reason}"
         model_class = getattr(transformers, str(head))
         return Candidate(family, override.architecture, why, model_class, {}, None)
-    auto = importlib.import_module("transformers.models.auto.modeling_auto")
     for mapping, architecture in HEADS:
-        classes = getattr(auto, mapping) if head in (None, mapping) else {}
-        for config_class in [c for c in classes if of_family(c, family)]:
-            model_class = classes[config_class]
-            if isinstance(model_class, tuple):
-                model_class = model_class[0]
-            attends = hasattr(config_class(), "num_attention_heads")
+        for model_class in heads.classes(mapping, family) if head in (None, mapping) else ():
+            attends = hasattr(model_class.config_class(), "num_attention_heads")
             kind = architecture if attends or architecture != "decoder_only" else "state_space"
             return Candidate(family, kind, mapping, model_class, {}, None)
     raise registry.RegistryError(
         f"{family}: none of its classes is in {head or 'a mapping of generator.discover.HEADS'}; "
         f"name head and architecture in generator/overrides/ [[{family}]]"
     )
-
-
-def of_family(config_class: type, family: str) -> bool:
-    """Whether a configuration class is defined in the folder of `family`."""
-    return config_class.__module__.split(".")[-2] == family
 
 
 def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
@@ -263,6 +246,7 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         ATTENTIONS=attentions,
         EXPERTS=experts,
         OPTIONS=options,
+        build_config=lambda: instantiate(candidate.tree),
         build_model=lambda weights, size, seed: seeded(candidate, seed),
         build_inputs=lambda config, seed: {
             name: make_input(name, spec, config, seed) for name, spec in candidate.inputs.items()
@@ -271,12 +255,19 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     subject = living_subject()
     flags = [name for name in FLAGS if accepts(subject, name)]
     everything = subject.run(subject.reference, subject.inputs, **dict.fromkeys(flags, True))
+    further, left_out = living_heads(candidate, subject.seed)
     applicable, reasons = facts(candidate, subject, attentions, experts)
+    if further:
+        applicable["heads"] = f"{candidate.family} has {len(further)} further heads"
+    else:
+        reasons["heads"] = f"{candidate.family} has no further head"
+        applicable.pop("heads")
     for override in overrides:
         for check in override.not_applicable:
             applicable.pop(check, None)
             reasons[check] = override.reason
     there = registry.template_checks()[candidate.architecture]
+    size, problem = full_size(candidate.model_class)
     return registry.Entry(
         family=candidate.family,
         architecture=candidate.architecture,
@@ -285,6 +276,8 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         checkpoint=checkpoint(candidate),
         head=candidate.head,
         parameters=sum(p.numel() for p in subject.reference.parameters()),
+        full_size=size,
+        full_size_problem=problem,
         discovered_with={
             "transformers": transformers.__version__,
             "torch": torch.__version__.split("+")[0],
@@ -300,6 +293,8 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         checks={check: fact for check, fact in applicable.items() if check in there},
         not_applicable={check: fact for check, fact in reasons.items() if check in there},
         fp32_outputs=fp32_outputs(subject),
+        heads=further,
+        heads_left_out=left_out,
         coverage=limit.coverage if limit and limit.coverage else "full",
         coverage_reason=limit.reason if limit else None,
         options=options,
@@ -307,6 +302,23 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         no_gradient={p: override.reason for override in overrides for p in override.no_gradient},
         golden={name: golden(value) for name, value in subject.expected.items()},
     )
+
+
+def full_size(model_class: Any) -> tuple[dict[str, int], str | None]:
+    """Parameters and bytes by dtype of the default configuration; or why it cannot be built."""
+    try:
+        with torch.device("meta"):
+            model = model_class(model_class.config_class())
+    except Exception as error:  # composites have no default parts; some read values while built
+        return {}, f"{type(error).__name__}: {error}".splitlines()[0]
+    size = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    for name in ("float32", "bfloat16"):
+        kind = getattr(torch, name)
+        size[name] = sum(
+            value.numel() * (kind if value.is_floating_point() else value.dtype).itemsize
+            for value in (*model.parameters(), *model.buffers())
+        )
+    return size, None
 
 
 def living_subject() -> Subject:
@@ -321,6 +333,26 @@ def living_subject() -> Subject:
         if not dead:
             return subject
     raise ValueError(f"the outputs {', '.join(dead)} are zero or not finite with every seed")
+
+
+def living_heads(candidate: Candidate, seed: int) -> tuple[dict[str, str], dict[str, str]]:
+    """The further heads of the family with their tasks; those that do not run, with the error."""
+    living, left_out = {}, {}
+    for name, task in heads.further(candidate.family, candidate.model_class).items():
+        try:
+            odd = not agrees(name, task, seed) and task == "next_token"
+            living[name] = "tokens" if odd and agrees(name, "tokens", seed) else task
+        except Exception as error:  # models refuse what does not suit them in every way
+            left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return living, left_out
+
+
+def agrees(head: str, task: str, seed: int) -> bool:
+    """Whether the loss of a head is what the formula of `task` gives."""
+    subject = Head("cpu", seed=seed, head=head, task=task)
+    labels, formula = subject.loss()
+    found = subject.run(subject.model, subject.inputs | labels)
+    return torch.allclose(found["loss"], formula(found), rtol=1e-4)
 
 
 def golden(value: torch.Tensor) -> list[float]:

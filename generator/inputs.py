@@ -140,6 +140,33 @@ def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
     return audio_inputs(candidate) | {"decoder_input_ids": tokens(candidate, TARGET)}
 
 
+def audio_language_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Spectra of two sounds and a text, with a placeholder for each feature of a sound."""
+    config, known = candidate.config, candidate.inputs
+    mels, positions = (reach(config, n) for n in ("num_mel_bins", "max_source_positions"))
+    frames: int | str = f"{positions} * 2" if positions else FRAMES[0]
+    width = concrete(frames, config)
+    inputs = {"input_features": values(2, mels or 80, frames)}
+    for name in {"input_features_mask", "feature_attention_mask"} & candidate.parameters:
+        inputs[name] = mask([width, width - 26])
+    inputs = {n: v for n, v in (inputs | known).items() if isinstance(v, dict)}
+    if "input_ids" in inputs:
+        return inputs
+    sound = {name: make_input(name, spec, config, 0) for name, spec in inputs.items()}
+    counts, model = [], candidate.model_class(config).eval()
+    for row in (0, 1):  # as many placeholders as the model makes features of the sound
+        with torch.no_grad():
+            made = model.get_audio_features(**{n: v[row : row + 1] for n, v in sound.items()})
+        features = made if isinstance(made, torch.Tensor) else made.pooler_output
+        counts.append(features.flatten(0, -2).shape[0])
+    token = "audio_token_id" if hasattr(config, "audio_token_id") else "audio_token_index"
+    longest = max(counts) + WIDTH
+    ids = {"kind": "with_placeholders", "of": tokens(candidate, longest)}
+    ids |= {"token": f"config.{token}", "count": counts}
+    lengths = [longest, counts[1] + LENGTHS[1]]
+    return {"input_ids": ids, "attention_mask": mask(lengths)} | inputs
+
+
 def audio_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Two sounds of different lengths, as samples or as spectra."""
     if "input_features" not in candidate.parameters:
@@ -175,7 +202,7 @@ def covariate_inputs(candidate: Candidate) -> dict[str, Tree]:
     return {
         "past_values": values(2, past),
         "past_time_features": values(2, past, "config.num_time_features"),
-        "past_observed_mask": mask([past, past - 3]),
+        "past_observed_mask": mask([past, past - 3]) | {"kind": "observed_mask"},
         "static_categorical_features": kinds | {"low": 0, "high": min(config.cardinality)},
         "static_real_features": values(2, "config.num_static_real_features"),
         "future_values": values(2, "config.prediction_length"),
@@ -186,6 +213,17 @@ def covariate_inputs(candidate: Candidate) -> dict[str, Tree]:
 def spectrogram_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Spectra of the configured length."""
     return {"input_values": values(2, "config.max_length", "config.num_mel_bins")}
+
+
+def audio_dual_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts and sounds."""
+    return {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+
+
+def vocoder_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Spectra and the noise that becomes their sound."""
+    noise = values(2, 20, "config.model_in_channels")
+    return {"input_features": values(2, 20, "config.num_mel_bins"), "noise_sequence": noise}
 
 
 INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
@@ -201,8 +239,15 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "depth": vision_inputs,
     "video": video_inputs,
     "speech_seq2seq": speech_inputs,
+    "audio_language": audio_language_inputs,
     "audio": audio_inputs,
     "codec": codec_inputs,
+    "audio_autoencoder": codec_inputs,
+    "transducer": speech_inputs,
+    "audio_dual_encoder": audio_dual_inputs,
+    "text_to_speech": text_inputs,
+    "vocoder": vocoder_inputs,
+    "codec_language": text_inputs,
     "time_series": series_inputs,
     "quantile_time_series": univariate_inputs,
     "probabilistic_time_series": covariate_inputs,

@@ -47,6 +47,7 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "round_trip",
     "gradients",
     "loss",
+    "heads",
     "dtype_bf16",
     "isolation",
 )
@@ -72,7 +73,8 @@ class Entry:
     model_class: str
     checkpoint: str | None = None  # whose weights `--weights pretrained` takes
     head: str  # why this class: the auto mapping it comes from, or "override: reason"
-    parameters: int
+    parameters: int  # of the tiny model
+    full_size_problem: str | None = None  # why the default configuration cannot be built
     discovered_with: dict[str, str]  # package -> version
     coverage: str = "full"  # of the modalities; "partial" or "fallback", with `coverage_reason`
     coverage_reason: str | None = None
@@ -82,6 +84,9 @@ class Entry:
     experts: list[str]  # implementations of a mixture of experts, the default first
     all_outputs: list[str]  # the options that make the model give everything it has
     fp32_outputs: list[str] = field(default_factory=list)  # what a bf16 model gives in fp32
+    full_size: dict[str, int] = field(default_factory=dict)  # parameters, bytes by dtype
+    heads: dict[str, str] = field(default_factory=dict)  # further classes -> task
+    heads_left_out: dict[str, str] = field(default_factory=dict)  # such -> why they are not driven
     config: dict[str, Any]  # "class" and its arguments; "None" in TOML is None
     inputs: dict[str, dict[str, Any]]  # input -> "kind" (of templates/_random.py) and its arguments
     outputs: dict[str, list[int]]  # output -> shape
@@ -112,6 +117,9 @@ class Entry:
 TABLE_KEYS = [f.name for f in fields(Entry)][2:]  # the family and its architecture are no keys
 # A table of its own within the family's; the others are written on one line.
 TABLES = (
+    "full_size",
+    "heads",
+    "heads_left_out",
     "config",
     "inputs",
     "outputs",

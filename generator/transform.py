@@ -270,6 +270,10 @@ def literal(value: Any, sequence: type = tuple, of_config: bool = False) -> str:
         if "class" in value:
             arguments = [f"{key}={item}," for key, item in items.items() if key != "class"]
             return f"{value['class']}({' '.join(arguments)})"
+        for key, item in value.items():
+            if isinstance(item, str) and len(f"    {key!r}: {item!r},") > LINE:
+                parts = textwrap.wrap(item, LINE - 12, drop_whitespace=False)
+                items[key] = f"({' '.join(map(repr, parts))})"  # which black lays out
         return f"{{{', '.join(f'{key!r}: {item}' for key, item in items.items())}}}"
     if isinstance(value, (list, tuple)):
         inner = ", ".join(literal(item, sequence, of_config) for item in value)

@@ -9,7 +9,8 @@ import unittest
 import torch
 
 from templates import _story as story
-from templates._compare import assert_agree, fingerprint, flatten, note, rms, rmse
+from templates._compare import assert_agree, assert_loss, fingerprint, flatten, note, rms, rmse
+from templates._heads import Head
 from templates._random import normals
 from templates._subject import Subject, operators_by_device
 
@@ -118,10 +119,10 @@ def assert_gradients(subject: Subject) -> None:
     model, slopes, dead = subject.model, [], set()
     subject.objective(model).backward()
     for name, parameter in model.named_parameters():
-        gradient = torch.zeros(1) if parameter.grad is None else parameter.grad.cpu().double()
-        if parameter.requires_grad and not 0 < rms(gradient) < float("inf"):
+        if parameter.requires_grad and not learns(parameter):
             dead.add(name)
-        elif parameter.requires_grad:
+        elif parameter.grad is not None:
+            gradient = parameter.grad.cpu().double()
             direction = normals(f"direction {name}", parameter.shape).double()
             slopes.append((gradient * direction).sum())
     model.zero_grad()
@@ -166,3 +167,29 @@ def test_isolation(subject: Subject) -> None:
     subject.run(model, inputs)
     touched = [part for part, value in state().items() if value != before[part]]
     assert not touched, f"a forward pass changes {touched}"
+
+
+def test_heads(subject: Subject) -> None:
+    """Each further head is near to fp64, has the loss of its formula, and all of it learns."""
+    if (subject.weights, subject.size) != ("random", "tiny"):
+        raise unittest.SkipTest("further heads are checked with random tiny weights")
+    for name, task in story.HEADS.items():
+        head = Head(subject.device, subject.dtype, seed=subject.seed, head=name, task=task)
+        assert_agree(head.outputs, head.expected, head.bounds, f"{name} against fp64")
+        labels, formula = head.loss()
+        found = flatten(head.call(head.model, head.inputs | labels))
+        assert_loss(
+            found["loss"].detach().cpu(), formula(head.run(head.model, head.inputs)), head.eps
+        )
+        found["loss"].backward()
+        dead = {n for n, p in head.model.named_parameters() if p.requires_grad and not learns(p)}
+        dead -= {"qa_outputs.bias"}  # it shifts all positions alike: zero up to rounding
+        excused = {
+            n for n in dead for p in story.NO_GRADIENT if fnmatch.fnmatch(f"{name}.{n}", f"*{p}")
+        }
+        assert dead == excused, f"{name}: no gradient, or zero: {sorted(dead - excused)}"
+
+
+def learns(parameter: torch.nn.Parameter) -> bool:
+    """Whether a parameter has a finite gradient that is not zero."""
+    return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")

@@ -59,6 +59,11 @@ def ragged_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
     return (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
 
 
+def observed_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
+    """Mask of observed values, fp32 (rows, width): row r has its first `lengths[r]` values."""
+    return ragged_mask(lengths, width).float()
+
+
 def ragged_pixels(sizes: tuple[tuple[int, int], ...]) -> torch.Tensor:
     """Pixel mask, int64 (rows, height, width): row r shows an image of `sizes[r]` in its corner."""
     height, width = (max(size[axis] for size in sizes) for axis in (0, 1))

@@ -30,10 +30,18 @@ class Subject:
     def build(self, attention: str = "eager", dtype: str = "float32") -> Any:
         """A new model on the CPU, in half precision loaded as users load it (see `reloaded`)."""
         torch.manual_seed(self.seed)
-        model = story.build_model(self.weights, self.size, self.seed).eval()
+        model = self.make().eval()
         if attention in story.ATTENTIONS[1:]:  # the first is what models have by default
             model.set_attn_implementation(attention)
         return model if dtype == "float32" else self.reloaded(model, dtype)[0]
+
+    def make(self) -> Any:
+        """The model in fp32 on the CPU."""
+        return story.build_model(self.weights, self.size, self.seed)
+
+    def make_inputs(self) -> Tensors:
+        """Inputs that suit the model."""
+        return dict(story.build_inputs(self.reference.config, self.seed))
 
     def fresh(self) -> Any:
         """A new model under test: on the device, with the attention that users get by default."""
@@ -68,7 +76,7 @@ class Subject:
     @cached_property
     def inputs(self) -> Tensors:
         """The inputs, on the CPU; floating point ones in fp32."""
-        return dict(story.build_inputs(self.reference.config, self.seed))
+        return self.make_inputs()
 
     @cached_property
     def outputs(self) -> Tensors:

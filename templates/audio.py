@@ -20,6 +20,7 @@ from templates._basics import (
     test_dtype_bf16,
     test_forward,
     test_golden,
+    test_heads,
     test_isolation,
     test_placement,
     test_save_load,
@@ -51,6 +52,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "SEED": "seed",
     "ATTENTIONS": "attentions",
     "EXPERTS": "experts",
+    "HEADS": "heads",
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
@@ -70,6 +72,10 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
+HEADS: dict[str, str] = {
+    "Wav2Vec2ForSequenceClassification": "class",
+    "Wav2Vec2ForAudioFrameClassification": "frames",
+}
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 9, 32),
@@ -85,7 +91,7 @@ INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
     "wav2vec2.masked_spec_embed": "time steps are masked in training only"
 }  # parameters -> why they have none
-GOLDEN = {"logits": (1.402050112, -1.466990647, 0.06975521594)}
+GOLDEN = {"logits": (1.309899769, -0.8123573411, 0.481741444)}
 
 
 def build_config() -> Wav2Vec2Config:
@@ -98,6 +104,9 @@ def build_config() -> Wav2Vec2Config:
         conv_dim=[16, 16, 16, 16, 16, 16, 16],
         num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4,
+        classifier_proj_size=12,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
     )
 
 

@@ -69,20 +69,38 @@ MODEL_CLASS = "ASTForAudioClassification"
 CHECKPOINT = "MIT/ast-finetuned-audioset-10-10-0.4593"
 REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
-ATTENTIONS = ()  # the first is what users get by default
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS: dict[str, bool] = {}
-OUTPUTS = {"a": (1, 2)}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "logits": (2, 5),
+    "hidden_states.0": (2, 20, 24),
+    "hidden_states.1": (2, 20, 24),
+    "hidden_states.2": (2, 20, 24),
+    "attentions.0": (2, 4, 20, 20),
+    "attentions.1": (2, 4, 20, 20),
+}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"a": (1.0, 2.0, 3.0)}
+GOLDEN = {"logits": (0.9418233381, 0.5580035711, 0.602286808)}
 
 
 def build_config() -> ASTConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
-    return ASTConfig()
+    return ASTConfig(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=32,
+        num_labels=5,
+        max_length=40,
+        num_mel_bins=24,
+        patch_size=8,
+        frequency_stride=6,
+        time_stride=6,
+    )
 
 
 def build_model(weights: str, size: str, seed: int) -> ASTForAudioClassification:
@@ -97,7 +115,11 @@ def build_model(weights: str, size: str, seed: int) -> ASTForAudioClassification
 
 def build_inputs(config: ASTConfig, seed: int) -> Tensors:
     """A batch of two rows."""
-    return {"a": normals("a", shape=(2, 3), seed=seed)}
+    return {
+        "input_values": normals(
+            "input_values", shape=(2, config.max_length, config.num_mel_bins), seed=seed
+        ),
+    }
 
 
 def test_loss(subject: Subject) -> None:

@@ -21,6 +21,7 @@ from templates._basics import (
     test_forward,
     test_golden,
     test_gradients,
+    test_heads,
     test_isolation,
     test_placement,
     test_save_load,
@@ -60,6 +61,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "SEED": "seed",
     "ATTENTIONS": "attentions",
     "EXPERTS": "experts",
+    "HEADS": "heads",
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
@@ -79,6 +81,11 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
+HEADS: dict[str, str] = {  # further classes of the family -> their task
+    "BartForCausalLM": "tokens",
+    "BartForSequenceClassification": "class",
+    "BartForQuestionAnswering": "question",
+}
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 7, 99),
@@ -99,7 +106,11 @@ OUTPUTS = {
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+NO_GRADIENT: dict[str, str] = {
+    "BartForCausalLM.model.decoder.layers.*.encoder_attn*": (
+        "a decoder without an encoder's states leaves its cross-attention out"
+    )
+}  # parameters -> why they have none
 GOLDEN = {
     "logits": (1.18125358, 0.1447756792, 0.1163046686),
     "encoder_last_hidden_state": (1.135170622, 0.9122925476, 2.618635322),

@@ -21,6 +21,7 @@ from templates._basics import (
     test_forward,
     test_golden,
     test_gradients,
+    test_heads,
     test_isolation,
     test_placement,
     test_save_load,
@@ -58,6 +59,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "SEED": "seed",
     "ATTENTIONS": "attentions",
     "EXPERTS": "experts",
+    "HEADS": "heads",
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
@@ -77,6 +79,14 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
+HEADS: dict[str, str] = {  # further classes of the family -> their task
+    "BertLMHeadModel": "next_token",
+    "BertForSequenceClassification": "class",
+    "BertForTokenClassification": "tokens",
+    "BertForQuestionAnswering": "question",
+    "BertForMultipleChoice": "choice",
+    "BertForNextSentencePrediction": "class",
+}
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 12, 99),

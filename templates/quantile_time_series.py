@@ -69,20 +69,42 @@ MODEL_CLASS = "TimesFmModelForPrediction"
 CHECKPOINT = "google/timesfm-2.0-500m-pytorch"
 REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
-ATTENTIONS = ()  # the first is what users get by default
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS: dict[str, bool] = {}
-OUTPUTS = {"a": (1, 2)}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "last_hidden_state": (2, 5, 32),
+    "hidden_states.0": (2, 5, 32),
+    "hidden_states.1": (2, 5, 32),
+    "hidden_states.2": (2, 5, 32),
+    "attentions.0": (2, 4, 5, 5),
+    "attentions.1": (2, 4, 5, 5),
+    "mean_predictions": (2, 6),
+    "full_predictions": (2, 6, 10),
+}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"a": (1.0, 2.0, 3.0)}
+GOLDEN = {
+    "last_hidden_state": (1.989744497, -1.22686858, 0.8314701102),
+    "mean_predictions": (1.263434948, -0.09624971575, 1.276036378),
+    "full_predictions": (1.923605448, -1.63102177, -0.8122911674),
+}
 
 
 def build_config() -> TimesFmConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
-    return TimesFmConfig()
+    return TimesFmConfig(
+        num_hidden_layers=2,
+        hidden_size=32,
+        intermediate_size=40,
+        head_dim=12,
+        num_attention_heads=4,
+        patch_length=8,
+        context_length=40,
+        horizon_length=6,
+    )
 
 
 def build_model(weights: str, size: str, seed: int) -> TimesFmModelForPrediction:
@@ -97,7 +119,9 @@ def build_model(weights: str, size: str, seed: int) -> TimesFmModelForPrediction
 
 def build_inputs(config: TimesFmConfig, seed: int) -> Tensors:
     """A batch of two rows."""
-    return {"a": normals("a", shape=(2, 3), seed=seed)}
+    return {
+        "past_values": normals("past_values", shape=(2, config.context_length), seed=seed),
+    }
 
 
 def test_loss(subject: Subject) -> None:
