@@ -143,6 +143,7 @@ def build_inputs(config: LlavaConfig, seed: int) -> Tensors:
                 "input_ids", shape=(2, config.image_seq_length + 12), low=5, high=99, seed=seed
             ),
             token=config.image_token_index,
+            starts=(1,),
             count=config.image_seq_length,
         ),
         "attention_mask": ragged_mask(
@@ -205,14 +206,16 @@ def test_causality(subject: Subject) -> None:
 
 def test_cache(subject: Subject) -> None:
     """Reading the image and the text, then decoding with the cache, gives what one pass gives."""
-    ids, mask = subject.inputs["input_ids"], subject.inputs["attention_mask"]
+    ids = subject.inputs["input_ids"]
+    by_token = {name: v for name, v in subject.inputs.items() if v.shape[:2] == ids.shape}
     width = ids.shape[1]
     for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
         cache, logits, seen = None, [], 0
-        inputs = {"pixel_values": subject.inputs["pixel_values"]}  # the first piece has the image
-        for piece in ids.split(sizes, dim=1):
-            seen += piece.shape[1]
-            inputs |= {"input_ids": piece, "attention_mask": mask[:, :seen]}
+        inputs = {name: v for name, v in subject.inputs.items() if name not in by_token}
+        for size in sizes:  # the first piece has the image
+            inputs |= {name: value[:, seen : seen + size] for name, value in by_token.items()}
+            seen += size
+            inputs["attention_mask"] = subject.inputs["attention_mask"][:, :seen]
             with torch.no_grad():
                 step = subject.call(subject.model, inputs, past_key_values=cache, use_cache=True)
             cache, inputs = step.past_key_values, {}
@@ -295,6 +298,9 @@ def test_sensitivity(subject: Subject) -> None:
         if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
             others[name] = value.clone()
             others[name][..., : value.shape[-1] // 2] = 0
+        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            exchanged = value.flip(0)
+            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
         outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1
@@ -432,9 +438,12 @@ def ragged_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
     return (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
 
 
-def with_placeholders(ids: torch.Tensor, token: int, count: int) -> torch.Tensor:
-    """`ids` with `count` placeholders for image features behind the first token of each row."""
-    ids[:, 1 : count + 1] = token
+def with_placeholders(
+    ids: torch.Tensor, token: int, count: int, starts: tuple[int, ...] = (1,)
+) -> torch.Tensor:
+    """`ids` with `count` placeholders for features of an image or a frame from each of `starts`."""
+    for start in starts:
+        ids[:, start : start + count] = token
     return ids
 
 

@@ -9,6 +9,7 @@ What a person knows better stands in `overrides/`, with its reason.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import multiprocessing
 import multiprocessing.connection
@@ -58,6 +59,14 @@ HEADS = (
     ("MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING", "segmentation"),
 )
 LABELS = 5  # classes of classifiers
+# What every model imports, in 3 of its 4 seconds: imported before processes are forked.
+COMMON = (
+    "transformers.modeling_utils",
+    "transformers.modeling_layers",
+    "transformers.masking_utils",
+    "transformers.generation",
+    "transformers.models.auto.modeling_auto",
+)
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 LABELLED = ("vision", "video", "detection", "segmentation", "audio_classification")
 
@@ -67,6 +76,8 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
     known, overrides = registry.read(directory), read_overrides()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    for name in COMMON:
+        importlib.import_module(name)
     failed, found = [], {}
     wanted = families or sorted(known)
     for family, result in apart(discover, [(each, overrides.get(each, [])) for each in wanted]):
@@ -96,6 +107,8 @@ def apart(
     costs one family. They are forked, since to import torch takes longer than most calls, so the
     caller must not have run any operator.
     """
+    for name in ("torch._dynamo", "torchvision", "transformers.models.auto.modeling_auto"):
+        importlib.import_module(name)  # what nearly every model imports, seconds each
     context, waiting = multiprocessing.get_context("fork"), deque(calls)
     running: dict[Any, tuple[str, Any, float]] = {}
     while waiting or running:
@@ -179,20 +192,20 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
         registry.RegistryError: transformers has no such family, or no head that we know.
     """
     config: Tree = {}
-    given: Tree = {}
     for override in overrides:
-        config, given = merged(config, override.config), given | override.inputs
+        config = merged(config, override.config)
     candidate = choose(family, next((o for o in overrides if o.head), None))
     labels = {"num_labels": LABELS} if candidate.architecture in LABELLED else {}
+    given = {name: spec for override in overrides for name, spec in override.inputs.items()}
+    candidate.given = {name: spec for name, spec in given.items() if isinstance(spec, dict)}
     problems: list[Exception] = []
     for relaxed in RELAXATIONS:
         try:
             config_class = candidate.model_class.config_class
             candidate.tree = shrink(config_class, labels | config, relaxed=relaxed)
             candidate.config = instantiate(candidate.tree)
-            candidate.inputs = given  # the others may follow from them
-            made = INPUTS[candidate.architecture](candidate) | given
-            candidate.inputs = {k: v for k, v in made.items() if isinstance(v, dict)}
+            candidate.inputs = INPUTS[candidate.architecture](candidate) | given
+            candidate.inputs = {k: v for k, v in candidate.inputs.items() if isinstance(v, dict)}
             return run(candidate, overrides)
         except Exception as problem:  # models refuse what does not suit them in every way
             problems.append(problem)
@@ -418,9 +431,11 @@ def facts(
         "padding_invariance": (
             "attention_mask" in candidate.inputs and not over_time,
             f"{name}.forward takes attention_mask",
-            "feat_extract_norm is 'group': it norms over the whole row, padding included"
-            if over_time
-            else f"{name}.forward takes no attention_mask",
+            (
+                "feat_extract_norm is 'group': it norms over the whole row, padding included"
+                if over_time
+                else f"{name}.forward takes no attention_mask"
+            ),
         ),
         "single_token": (
             "attention_mask" in candidate.inputs,

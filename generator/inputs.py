@@ -6,6 +6,7 @@ its arguments. A size may be an expression of the configuration ("config.vision_
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ from typing import Any
 
 import torch
 
-from generator.shrink import SPECIAL_IDS_END, Tree
+from generator.shrink import Tree, special_ids_end
 from templates import _random
 
 LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
 TARGET = 7  # decoder tokens of encoder-decoder models; differs from every other size
+FRAMES = 2  # of a video beside an image
 SAMPLES = [3200, 2400]  # two rows of audio
 FRAMES = [96, 70]  # two rows of spectra
 
@@ -32,6 +34,7 @@ class Candidate:
     model_class: Any
     tree: Tree
     config: Any
+    given: dict[str, Tree] = field(default_factory=dict)  # inputs by hand
     inputs: dict[str, Tree] = field(default_factory=dict)
 
     @property
@@ -42,8 +45,10 @@ class Candidate:
 
 def tokens(candidate: Candidate, width: int | str = WIDTH) -> Tree:
     """Token ids that are no special tokens."""
-    size = candidate.config.get_text_config(decoder=True).vocab_size
-    return {"kind": "token_ids", "shape": [2, width], "low": SPECIAL_IDS_END, "high": size}
+    size, low = candidate.config.get_text_config(decoder=True).vocab_size, special_ids_end(
+        candidate.tree
+    )
+    return {"kind": "token_ids", "shape": [2, width], "low": low, "high": size}
 
 
 def mask(lengths: list[int]) -> Tree:
@@ -122,17 +127,124 @@ def dual_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 
 def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Images and a text, with a placeholder for each image feature where the model wants them."""
-    pixels = values(2, *image(candidate))
-    for name in ("image_token_index", "image_token_id"):
-        if hasattr(candidate.config, name) and hasattr(candidate.config, "image_seq_length"):
-            text = tokens(candidate, f"config.image_seq_length + {WIDTH}")
-            placed = {"kind": "with_placeholders", "of": text, "token": f"config.{name}"}
-            placed["count"] = "config.image_seq_length"
-            widths = [f"config.image_seq_length + {length}" for length in LENGTHS]
-            rows = {"kind": "ragged_mask", "lengths": widths, "width": widths[0]}
-            return {"input_ids": placed, "attention_mask": rows, "pixel_values": pixels}
-    return {"pixel_values": pixels, "input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+    """Images, videos where the model takes them, and a text with a placeholder for each feature.
+
+    How many features they have is the model's answer. The placeholders of a video stand together or
+    each frame's apart, as the model takes them.
+    """
+    model = candidate.model_class(candidate.config)
+    seen = {"image": image_inputs(candidate) | candidate.given}
+    if "pixel_values_videos" in candidate.parameters and "pixel_values_videos" not in seen["image"]:
+        seen["video"] = clip_inputs(candidate)
+    counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
+    text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+    if not counts["image"]:  # the image goes to cross-attention, or before the text
+        return text | {name: spec for kind in seen for name, spec in seen[kind].items()}
+    for pieces in (1, FRAMES):
+        text = placeholders(candidate, counts, pieces)
+        inputs = text | {name: spec for kind in seen for name, spec in seen[kind].items()}
+        if "video" not in seen or runs(candidate, model, inputs):
+            break
+    return inputs
+
+
+def image_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """One image a row: square, or as patches of a grid of each row's own."""
+    if "image_grid_thw" not in candidate.parameters:
+        return {"pixel_values": values(2, *image(candidate))}
+    return {
+        "pixel_values": values(2 * 32, patch(candidate)),
+        "image_grid_thw": {"kind": "numbers", "values": [[1, 4, 8], [1, 2, 16]]},
+    }
+
+
+def clip_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """One short video a row, beside its image."""
+    if "video_grid_thw" not in candidate.parameters:
+        return {"pixel_values_videos": values(2, FRAMES, *image(candidate))}
+    return {
+        "pixel_values_videos": values(2 * 16 * FRAMES, patch(candidate)),
+        "video_grid_thw": {"kind": "numbers", "values": [[FRAMES, 4, 4], [FRAMES, 2, 8]]},
+    }
+
+
+def patch(candidate: Candidate) -> str:
+    """How many values a patch has: an expression of the configuration."""
+    config = candidate.config
+    sizes = [reach(config, "in_channels") or reach(config, "num_channels") or "3"]
+    sizes += [each] if (each := reach(config, "temporal_patch_size")) else []
+    return " * ".join([*sizes, f"{reach(config, 'patch_size')} ** 2"])
+
+
+def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, Tree]) -> Any:
+    """How many features the model makes of a row's image or video: a number or an expression.
+
+    None where they do not take the place of placeholders in the text.
+    """
+    get = getattr(model, f"get_{kind}_features", None)
+    if get is None or placeholder(candidate, kind) is None:
+        return None
+    takes = inspect.signature(get).parameters
+    inputs = {n: make_input(n, s, candidate.config, 0) for n, s in seen.items() if n in takes}
+    with torch.no_grad():
+        features = get(**inputs, return_dict=True).pooler_output
+    sizes = [each.numel() for each in ([features] if torch.is_tensor(features) else features)]
+    count = sum(sizes) // model.get_input_embeddings().embedding_dim // 2
+    names = ("image_seq_length", "mm_tokens_per_image", "num_query_tokens", "video_seq_length")
+    expressions = [each for name in names if (each := reach(candidate.config, name))]
+    return next((e for e in expressions if concrete(e, candidate.config) == count), count)
+
+
+def placeholder(candidate: Candidate, kind: str) -> str | None:
+    """The expression that gives the token in whose place go the features of `kind`."""
+    names = [f"{kind}_token_{ending}" for ending in ("index", "id")]
+    return next((f"config.{name}" for name in names if hasattr(candidate.config, name)), None)
+
+
+def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> dict[str, Tree]:
+    """Text with placeholders, its mask and types; those of a video in `pieces` one token apart."""
+    total = functools.reduce(plus, [count for count in counts.values() if count])
+    width = plus(total, WIDTH)
+    zeros: Tree = {"kind": "zeros", "shape": [2, width]}
+    ids, types, start = tokens(candidate, width), zeros, 1
+    for number, (kind, count) in enumerate(counts.items(), 1):
+        parts = pieces if kind == "video" else 1
+        spans: Tree = {"starts": [start], "count": count}
+        if parts > 1:
+            spans = {"starts": [start, start + count // 2 + 1], "count": count // 2}
+        ids = {
+            "kind": "with_placeholders",
+            "of": ids,
+            "token": placeholder(candidate, kind),
+            **spans,
+        }
+        types = {"kind": "with_placeholders", "of": types, "token": number, **spans}
+        start = plus(count, start + 2)
+    lengths = [plus(total, length) for length in LENGTHS]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": {"kind": "ragged_mask", "lengths": lengths, "width": width},
+    }
+    typed = [n for n in ("mm_token_type_ids", "token_type_ids") if n in candidate.parameters]
+    return inputs | dict.fromkeys(typed, types)
+
+
+def plus(first: Any, second: Any) -> Any:
+    """The sum of two numbers or expressions."""
+    if isinstance(first, str) or isinstance(second, str):
+        return f"{first} + {second}"
+    return first + second
+
+
+def runs(candidate: Candidate, model: Any, inputs: dict[str, Tree]) -> bool:
+    """Whether the model takes these inputs."""
+    made = {name: make_input(name, spec, candidate.config, 0) for name, spec in inputs.items()}
+    try:
+        with torch.no_grad():
+            model(**made)
+    except Exception:
+        return False
+    return True
 
 
 def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
@@ -142,18 +254,19 @@ def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 def audio_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Spectra of two sounds and a text, with a placeholder for each feature of a sound."""
-    config, known = candidate.config, candidate.inputs
+    config, given = candidate.config, candidate.given
     mels, positions = (reach(config, n) for n in ("num_mel_bins", "max_source_positions"))
     frames: int | str = f"{positions} * 2" if positions else FRAMES[0]
     width = concrete(frames, config)
     inputs = {"input_features": values(2, mels or 80, frames)}
     for name in {"input_features_mask", "feature_attention_mask"} & candidate.parameters:
         inputs[name] = mask([width, width - 26])
-    inputs = {n: v for n, v in (inputs | known).items() if isinstance(v, dict)}
+    inputs |= given
     if "input_ids" in inputs:
         return inputs
-    sound = {name: make_input(name, spec, config, 0) for name, spec in inputs.items()}
     counts, model = [], candidate.model_class(config).eval()
+    takes = inspect.signature(model.get_audio_features).parameters
+    sound = {n: make_input(n, spec, config, 0) for n, spec in inputs.items() if n in takes}
     for row in (0, 1):  # as many placeholders as the model makes features of the sound
         with torch.no_grad():
             made = model.get_audio_features(**{n: v[row : row + 1] for n, v in sound.items()})
@@ -275,12 +388,6 @@ def concrete(value: Any, config: Any) -> Any:
     """`value` with expressions of the configuration worked out, lists as tuples."""
     if isinstance(value, list):
         return tuple(concrete(item, config) for item in value)
-    if isinstance(value, str) and value.startswith("config."):
-        path, _, operation = value.partition(" ")
-        result = config
-        for attribute in path.split(".")[1:]:
-            result = getattr(result, attribute)
-        operator, _, number = operation.partition(" ")
-        calculate = {"": lambda a, _: a, "+": int.__add__, "-": int.__sub__, "*": int.__mul__}
-        return calculate[operator](result, int(number or 0))
+    if isinstance(value, str) and "config." in value:
+        return eval(value, {"config": config})  # of the registry, which is our own
     return value

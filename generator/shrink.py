@@ -84,6 +84,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"\w*vocab_size\w*", at_most(VOCABULARY)),
     (r"num_key_value_heads|num_kv_heads|multi_query_group_num", at_most(HEADS // 2)),
     (
+        r"num_heads",
+        lambda default, kind: min(default, 2 if kind == "vision" else HEADS),
+    ),  # 2D rotary
+    (
         r"(\w+_)?num_attention_heads|(mamba_)?n(um)?_heads?|(\w+_)?(en|de)coder_attention_heads",
         at_most(HEADS),
     ),
@@ -99,8 +103,9 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"encoder_hidden_size", at_most(WIDTHS["vision"])),
     (r"(\w+_)?intermediate_size|\w*ffn_dim|d_ff|n_inner", width_plus(8)),
     (r"projection_dim", at_most(20)),
+    (r"out_hidden_size", lambda *_: WIDTHS["text"]),  # of vision towers that end in the projector
     (
-        r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layers?|(\w+_)?(en|de)coder_layers",
+        r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layers?|(\w+_)?(en|de)coder_layers|depth",
         at_most(2),
     ),
     (r"(\w+_)?max_position_embeddings|n_positions|max_(target|text)_positions", at_most(48)),
@@ -108,9 +113,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"sliding_window|attention_window", at_most(6)),  # shorter than the text
     (r"num_mel_bins", at_most(16)),
     (r"image_size", at_most(32)),
+    (r"num_position_embeddings", at_most(36)),  # of a square of patches
     (r"patch_size", at_most(8)),
     (r"num_frames", at_most(4)),
-    (r"window_size", at_most(2)),
+    (r"window_size", lambda default, _: 32 if default == 112 else min(default, 2)),  # 112: pixels
     (r"embed_dim", at_most(12)),
     (r"(fusion|decoder)_hidden_size", at_most(16)),
     (r"embedding_size", at_most(8)),
@@ -138,6 +144,8 @@ LIST_RULES: tuple[tuple[str, Rule], ...] = (
     (r"(\w+_)?hidden_sizes", lambda default, _: scaled(default)),
     (r"conv_dim", lambda default, _: [16] * len(default)),
     (r"\w*out_indices", lambda default, _: [*range(len(default))]),
+    (r"fullatt_block_indexes", lambda *_: [1]),  # of two layers
+    (r"deepstack_visual_indexes", lambda *_: [0, 1]),
 )
 # What is given up, one after the other, for a model that the rules do not suit: field -> value.
 RELAXATIONS: tuple[Tree, ...] = (
@@ -192,13 +200,27 @@ def shrink(
             tree[name] = shrink(
                 class_of_transformers(name_of_class), own, sub_arguments, special, relaxed
             )
-    return tree | overrides
+    tree |= overrides
+    if "mrope_section" in getattr(config_class, "ignore_keys_at_rope_validation", ()):
+        tree.setdefault("rope_parameters", multimodal_rope(tree))
+    return tree
+
+
+def multimodal_rope(tree: Tree) -> Tree:
+    """Rotary positions by time, height and width, among which the rotated pairs are divided."""
+    width = tree.get("head_dim") or tree["hidden_size"] // tree["num_attention_heads"]
+    side = width // 6
+    sections = [width // 2 - 2 * side, side, side]
+    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
 
 
 def tiny_value(name: str, default: Any, kind: str, special: dict[int, int]) -> Any:
     """The tiny value of one field, or its default."""
-    if re.fullmatch(r"\w*token_(id|index)", name) and isinstance(default, int):
-        return special_id(default, special)
+    if re.fullmatch(r"\w*token_(id|index)s?", name):
+        if isinstance(default, int):
+            return special_id(default, special)
+        if isinstance(default, (list, tuple)):
+            return [special_id(token, special) for token in default]
     if re.fullmatch(r"(begin_)?suppress_tokens", name) and default is not None:
         return []
     if re.fullmatch(r"num_(key_value|kv)_heads", name):
@@ -223,11 +245,27 @@ def listed(value: Any) -> Any:
 
 
 def special_id(default: int, special: dict[int, int]) -> int:
-    """The tiny id of a special token: the default where that is low, else the last free low one."""
+    """The tiny id of a special token: the default where that is low, else the last free low one.
+
+    Where all low ones are taken it is the next; `special_ids_end` says where tokens begin.
+    """
     if default not in special:
-        free = [k for k in range(SPECIAL_IDS_END) if k not in special.values()]
+        taken = {*special.values()}
+        free = [k for k in range(max(SPECIAL_IDS_END, len(taken) + 1)) if k not in taken]
         special[default] = default if default < SPECIAL_IDS_END else free[-1]
     return special[default]
+
+
+def special_ids_end(tree: Tree) -> int:
+    """The first id of a tiny configuration that is no special token's."""
+    end = SPECIAL_IDS_END
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            end = max(end, special_ids_end(value))
+        elif re.fullmatch(r"\w*token_(id|index)s?", name):
+            ids = value if isinstance(value, list) else [value]
+            end = max(end, *(token + 1 for token in ids if isinstance(token, int)))
+    return end
 
 
 def class_of_transformers(name: str) -> type:

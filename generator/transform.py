@@ -37,7 +37,7 @@ LINE = 100
 STYLE = black.Mode(line_length=LINE, target_versions={TargetVersion.PY310})
 FACTS = {f.name for f in fields(Entry)} | {"config_class", "script"}
 BUILT_IN = {*dir(builtins), "__name__", "__file__", "__doc__"}
-EXPRESSION = re.compile(r"config(\.\w+)+( (//|\*|\+|-) \d+)?")  # "config.text_config.width // 2"
+EXPRESSION = re.compile(r"(?=.*\bconfig\.)([\w.+*() -]|//)+")  # "config.text_config.width // 2"
 
 
 class Templates:

@@ -80,16 +80,22 @@ def ended(ids: torch.Tensor, token: int, lengths: tuple[int, ...]) -> torch.Tens
     return ids
 
 
+def zeros(shape: tuple[int, ...]) -> torch.Tensor:
+    """Integer zeros."""
+    return torch.zeros(shape, dtype=torch.int64)
+
+
 def with_placeholders(
-    ids: torch.Tensor, token: int, count: int | tuple[int, ...]
+    ids: torch.Tensor, token: int, count: int | tuple[int, ...], starts: tuple[int, ...] = (1,)
 ) -> torch.Tensor:
-    """`ids` with `count` placeholders for features behind the first token of each row.
+    """`ids` with `count` placeholders for features of an image or a frame from each of `starts`.
 
     A count for each row, or one for all.
     """
     counts = (count,) * len(ids) if isinstance(count, int) else count
     for row, number in zip(ids, counts, strict=True):
-        row[1 : number + 1] = token
+        for start in starts:
+            row[start : start + number] = token
     return ids
 
 

@@ -89,7 +89,9 @@ def build_model(weights: str, size: str, seed: int) -> TimeSeriesTransformerForP
     if weights != "random":
         where = CHECKPOINT if weights == "pretrained" else weights
         return TimeSeriesTransformerForPrediction.from_pretrained(where)
-    model = TimeSeriesTransformerForPrediction(TimeSeriesTransformerConfig() if size == "full" else build_config())
+    model = TimeSeriesTransformerForPrediction(
+        TimeSeriesTransformerConfig() if size == "full" else build_config()
+    )
     set_weights(model, seed)
     return model
 

@@ -89,7 +89,9 @@ def build_model(weights: str, size: str, seed: int) -> FastSpeech2ConformerWithH
     if weights != "random":
         where = CHECKPOINT if weights == "pretrained" else weights
         return FastSpeech2ConformerWithHifiGan.from_pretrained(where)
-    model = FastSpeech2ConformerWithHifiGan(FastSpeech2ConformerWithHifiGanConfig() if size == "full" else build_config())
+    model = FastSpeech2ConformerWithHifiGan(
+        FastSpeech2ConformerWithHifiGanConfig() if size == "full" else build_config()
+    )
     set_weights(model, seed)
     return model
 
@@ -97,9 +99,6 @@ def build_model(weights: str, size: str, seed: int) -> FastSpeech2ConformerWithH
 def build_inputs(config: FastSpeech2ConformerWithHifiGanConfig, seed: int) -> Tensors:
     """A batch of two rows."""
     return {"a": normals("a", shape=(2, 3), seed=seed)}
-
-
-
 
 
 if __name__ == "__main__":

@@ -89,7 +89,9 @@ def build_model(weights: str, size: str, seed: int) -> NemotronAsrStreamingForRN
     if weights != "random":
         where = CHECKPOINT if weights == "pretrained" else weights
         return NemotronAsrStreamingForRNNT.from_pretrained(where)
-    model = NemotronAsrStreamingForRNNT(NemotronAsrStreamingConfig() if size == "full" else build_config())
+    model = NemotronAsrStreamingForRNNT(
+        NemotronAsrStreamingConfig() if size == "full" else build_config()
+    )
     set_weights(model, seed)
     return model
 
@@ -113,7 +115,9 @@ def test_causality(subject: Subject) -> None:
     """A later token changes no score, of whatever frame, that stands before it."""
     ids = subject.inputs["decoder_input_ids"].clone()
     kept = ids.shape[1] - 3
-    ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)["decoder_input_ids"][:, kept:]
+    ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)["decoder_input_ids"][
+        :, kept:
+    ]
     after = subject.run(subject.model, subject.inputs | {"decoder_input_ids": ids})["logits"]
     expected = {"logits": subject.outputs["logits"][:, :, :kept]}
     what = f"the scores behind the first {kept} tokens"

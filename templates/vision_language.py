@@ -153,6 +153,7 @@ def build_inputs(config: LlavaConfig, seed: int) -> Tensors:
                 "input_ids", shape=(2, config.image_seq_length + 12), low=5, high=99, seed=seed
             ),
             token=config.image_token_index,
+            starts=(1,),
             count=config.image_seq_length,
         ),
         "attention_mask": ragged_mask(
@@ -169,14 +170,16 @@ def build_inputs(config: LlavaConfig, seed: int) -> Tensors:
 
 def test_cache(subject: Subject) -> None:
     """Reading the image and the text, then decoding with the cache, gives what one pass gives."""
-    ids, mask = subject.inputs["input_ids"], subject.inputs["attention_mask"]
+    ids = subject.inputs["input_ids"]
+    by_token = {name: v for name, v in subject.inputs.items() if v.shape[:2] == ids.shape}
     width = ids.shape[1]
     for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
         cache, logits, seen = None, [], 0
-        inputs = {"pixel_values": subject.inputs["pixel_values"]}  # the first piece has the image
-        for piece in ids.split(sizes, dim=1):
-            seen += piece.shape[1]
-            inputs |= {"input_ids": piece, "attention_mask": mask[:, :seen]}
+        inputs = {name: v for name, v in subject.inputs.items() if name not in by_token}
+        for size in sizes:  # the first piece has the image
+            inputs |= {name: value[:, seen : seen + size] for name, value in by_token.items()}
+            seen += size
+            inputs["attention_mask"] = subject.inputs["attention_mask"][:, :seen]
             with torch.no_grad():
                 step = subject.call(subject.model, inputs, past_key_values=cache, use_cache=True)
             cache, inputs = step.past_key_values, {}

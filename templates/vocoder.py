@@ -100,8 +100,5 @@ def build_inputs(config: UnivNetConfig, seed: int) -> Tensors:
     return {"a": normals("a", shape=(2, 3), seed=seed)}
 
 
-
-
-
 if __name__ == "__main__":
     sys.exit(main(globals()))

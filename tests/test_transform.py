@@ -231,8 +231,8 @@ def test_values_become_literals(value: Any, source: str) -> None:
 
 
 def test_expressions_of_the_configuration_stay_so() -> None:
-    value = ["config.a.b // 2", "config.a + 1", "config", "config.a / 2", "os.remove"]
-    source = "(config.a.b // 2, config.a + 1, 'config', 'config.a / 2', 'os.remove')"
+    value = ["config.a.b // 2", "3 * config.a ** 2", "config", "config.a / 2", "os.remove"]
+    source = "(config.a.b // 2, 3 * config.a ** 2, 'config', 'config.a / 2', 'os.remove')"
     assert literal(value, of_config=True) == source
 
 
