@@ -45,8 +45,8 @@ import time
 import unittest
 import zlib
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +56,6 @@ try:
     import numpy
     import torch
     from transformers import SeamlessM4Tv2Config, SeamlessM4Tv2ForSpeechToText
-    from transformers.modeling_outputs import BaseModelOutput
     from transformers.utils import logging
 except ImportError as error:
     MISSING: ImportError | None = error
@@ -192,13 +191,17 @@ def test_causality(subject: Subject) -> None:
 
 def test_cache(subject: Subject) -> None:
     """Decoding in pieces with the cache gives what one pass over all tokens gives in fp64."""
+    encoder, kept = subject.model.get_encoder(), []
+    hook = encoder.register_forward_hook(lambda module, inputs, outputs: kept.append(outputs))
+    subject.run(subject.model, subject.inputs)
+    hook.remove()
     for sizes in ([3, 1, 1, 1, 1], [4, 3]):
-        cache, logits, inputs, encoded = None, [], dict(subject.inputs), None
+        cache, logits, inputs = None, [], dict(subject.inputs)
         for inputs["decoder_input_ids"] in subject.inputs["decoder_input_ids"].split(sizes, dim=1):
-            options = {"past_key_values": cache, "encoder_outputs": encoded, "use_cache": True}
+            options = {"past_key_values": cache, "encoder_outputs": kept[0], "use_cache": True}
             with torch.no_grad():
                 step = subject.call(subject.model, inputs, **options)
-            cache, encoded = step.past_key_values, BaseModelOutput(step.encoder_last_hidden_state)
+            cache = step.past_key_values
             logits.append(step.logits.cpu().double())
         expected = {"logits": subject.expected["logits"]}
         what = f"decoding in pieces of {sizes}"
@@ -297,20 +300,7 @@ def test_determinism(subject: Subject) -> None:
 
 def test_sensitivity(subject: Subject) -> None:
     """Each input changes the output: else every other check would pass on nothing."""
-    others = build_inputs(subject.model.config, subject.seed + 1)
-    for name, value in subject.inputs.items():
-        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
-            others[name] = value.clone()
-            others[name][..., : value.shape[-1] // 2] = 0
-        outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
-        errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
-        least = 10 if subject.eps < 1e-6 else 1
-        effect = max(error / subject.bounds[key] for key, error in errors.items())
-        if name in INSENSITIVE:
-            assert not effect, f"{name} changes the outputs, but {INSENSITIVE[name]}"
-            continue
-        note(effect, least)
-        assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
+    assert_sensitive(subject, [*subject.inputs])
 
 
 def test_golden(subject: Subject) -> None:
@@ -521,10 +511,18 @@ class Subject:
     def build(self, attention: str = "eager", dtype: str = "float32") -> Any:
         """A new model on the CPU, in half precision loaded as users load it (see `reloaded`)."""
         torch.manual_seed(self.seed)
-        model = build_model(self.weights, self.size, self.seed).eval()
+        model = self.make().eval()
         if attention in ATTENTIONS[1:]:  # the first is what models have by default
             model.set_attn_implementation(attention)
         return model if dtype == "float32" else self.reloaded(model, dtype)[0]
+
+    def make(self) -> Any:
+        """The model in fp32 on the CPU."""
+        return build_model(self.weights, self.size, self.seed)
+
+    def make_inputs(self) -> Tensors:
+        """Inputs that suit the model."""
+        return dict(build_inputs(self.reference.config, self.seed))
 
     def fresh(self) -> Any:
         """A new model under test: on the device, with the attention that users get by default."""
@@ -559,7 +557,7 @@ class Subject:
     @cached_property
     def inputs(self) -> Tensors:
         """The inputs, on the CPU; floating point ones in fp32."""
-        return dict(build_inputs(self.reference.config, self.seed))
+        return self.make_inputs()
 
     @cached_property
     def outputs(self) -> Tensors:
@@ -654,8 +652,9 @@ def on_each_operator(handle: Callable[..., Any]) -> Any:
     return Mode()  # type: ignore[no-untyped-call]
 
 
-def fp64_throughout() -> Any:
-    """A context in which a cast to fp32 casts to fp64.
+@contextmanager
+def fp64_throughout() -> Iterator[None]:
+    """A context in which a cast to fp32 casts to fp64, and what has no type of its own is fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
     spoil the reference.
@@ -666,7 +665,13 @@ def fp64_throughout() -> Any:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 
-    return on_each_operator(handle)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with on_each_operator(handle):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def operators_by_device(run: Callable[[], object]) -> Counter[str]:
@@ -683,15 +688,37 @@ def operators_by_device(run: Callable[[], object]) -> Counter[str]:
     return count
 
 
+def assert_sensitive(subject: Subject, names: list[str]) -> None:
+    """The inputs `names` change the output of `subject`, but for those that are known not to."""
+    others = build_inputs(subject.model.config, subject.seed + 1)
+    for name in names:
+        value = subject.inputs[name]
+        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
+            others[name] = value.clone()
+            others[name][..., : value.shape[-1] // 2] = 0
+        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            exchanged = value.flip(0)
+            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
+        outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
+        errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
+        least = 10 if subject.eps < 1e-6 else 1
+        effect = max(error / subject.bounds[key] for key, error in errors.items())
+        if name in INSENSITIVE:
+            assert not effect, f"{name} changes the outputs, but {INSENSITIVE[name]}"
+            continue
+        note(effect, least)
+        assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
+
+
 def assert_gradients(subject: Subject) -> None:
     """The gradients of the objective of `subject` are there and right."""
     model, slopes, dead = subject.model, [], set()
     subject.objective(model).backward()
     for name, parameter in model.named_parameters():
-        gradient = torch.zeros(1) if parameter.grad is None else parameter.grad.cpu().double()
-        if parameter.requires_grad and not 0 < rms(gradient) < float("inf"):
+        if parameter.requires_grad and not learns(parameter):
             dead.add(name)
-        elif parameter.requires_grad:
+        elif parameter.grad is not None:
+            gradient = parameter.grad.cpu().double()
             direction = normals(f"direction {name}", parameter.shape).double()
             slopes.append((gradient * direction).sum())
     model.zero_grad()
@@ -702,6 +729,11 @@ def assert_gradients(subject: Subject) -> None:
     bound = roundings * subject.eps * torch.stack(slopes).norm().item()
     error = note(abs(slope - expected), bound)
     assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
+
+
+def learns(parameter: torch.nn.Parameter) -> bool:
+    """Whether a parameter has a finite gradient that is not zero."""
+    return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")
 
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first

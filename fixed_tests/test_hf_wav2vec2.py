@@ -46,9 +46,9 @@ import time
 import unittest
 import zlib
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -164,6 +164,20 @@ def test_padding_invariance(subject: Subject) -> None:
     assert_agree(outputs, expected, subject.bounds, f"the {frames} frames of a padded sound")
 
 
+def test_gradients(subject: Subject) -> None:
+    """Without padding each parameter has a gradient; the slope is the finite difference in fp64.
+
+    A frame of padding may attend to nothing: its softmax is uniform whatever the scores are, but
+    has a slope by convention.
+    """
+    full = replace(subject)
+    full.inputs = {
+        name: torch.ones_like(value) if name.endswith("mask") else value
+        for name, value in subject.inputs.items()
+    }
+    assert_gradients(full)
+
+
 def test_loss(subject: Subject) -> None:
     """The loss is the connectionist temporal classification of the labels (-100: none).
 
@@ -226,23 +240,7 @@ def test_determinism(subject: Subject) -> None:
 
 def test_sensitivity(subject: Subject) -> None:
     """Each input changes the output: else every other check would pass on nothing."""
-    others = build_inputs(subject.model.config, subject.seed + 1)
-    for name, value in subject.inputs.items():
-        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
-            others[name] = value.clone()
-            others[name][..., : value.shape[-1] // 2] = 0
-        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
-            exchanged = value.flip(0)
-            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
-        outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
-        errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
-        least = 10 if subject.eps < 1e-6 else 1
-        effect = max(error / subject.bounds[key] for key, error in errors.items())
-        if name in INSENSITIVE:
-            assert not effect, f"{name} changes the outputs, but {INSENSITIVE[name]}"
-            continue
-        note(effect, least)
-        assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
+    assert_sensitive(subject, [*subject.inputs])
 
 
 def test_golden(subject: Subject) -> None:
@@ -265,27 +263,6 @@ def test_save_load(subject: Subject) -> None:
     assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
     count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
     assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
-
-
-def test_gradients(subject: Subject) -> None:
-    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
-    model, slopes, dead = subject.model, [], set()
-    subject.objective(model).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not learns(parameter):
-            dead.add(name)
-        elif parameter.grad is not None:
-            gradient = parameter.grad.cpu().double()
-            direction = normals(f"direction {name}", parameter.shape).double()
-            slopes.append((gradient * direction).sum())
-    model.zero_grad()
-    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
-    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
-    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
-    roundings = 1e3 if subject.eps < 1e-6 else 64
-    bound = roundings * subject.eps * torch.stack(slopes).norm().item()
-    error = note(abs(slope - expected), bound)
-    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
 
 
 def test_heads(subject: Subject) -> None:
@@ -610,8 +587,9 @@ def on_each_operator(handle: Callable[..., Any]) -> Any:
     return Mode()  # type: ignore[no-untyped-call]
 
 
-def fp64_throughout() -> Any:
-    """A context in which a cast to fp32 casts to fp64.
+@contextmanager
+def fp64_throughout() -> Iterator[None]:
+    """A context in which a cast to fp32 casts to fp64, and what has no type of its own is fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
     spoil the reference.
@@ -622,7 +600,13 @@ def fp64_throughout() -> Any:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 
-    return on_each_operator(handle)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with on_each_operator(handle):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def operators_by_device(run: Callable[[], object]) -> Counter[str]:
@@ -694,6 +678,49 @@ class Head(Subject):
             return entropy(given.flatten(0, -2), classes.flatten())
 
         return {"labels": labels}, formula
+
+
+def assert_sensitive(subject: Subject, names: list[str]) -> None:
+    """The inputs `names` change the output of `subject`, but for those that are known not to."""
+    others = build_inputs(subject.model.config, subject.seed + 1)
+    for name in names:
+        value = subject.inputs[name]
+        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
+            others[name] = value.clone()
+            others[name][..., : value.shape[-1] // 2] = 0
+        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            exchanged = value.flip(0)
+            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
+        outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
+        errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
+        least = 10 if subject.eps < 1e-6 else 1
+        effect = max(error / subject.bounds[key] for key, error in errors.items())
+        if name in INSENSITIVE:
+            assert not effect, f"{name} changes the outputs, but {INSENSITIVE[name]}"
+            continue
+        note(effect, least)
+        assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
+
+
+def assert_gradients(subject: Subject) -> None:
+    """The gradients of the objective of `subject` are there and right."""
+    model, slopes, dead = subject.model, [], set()
+    subject.objective(model).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not learns(parameter):
+            dead.add(name)
+        elif parameter.grad is not None:
+            gradient = parameter.grad.cpu().double()
+            direction = normals(f"direction {name}", parameter.shape).double()
+            slopes.append((gradient * direction).sum())
+    model.zero_grad()
+    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
+    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
+    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
+    roundings = 1e3 if subject.eps < 1e-6 else 64
+    bound = roundings * subject.eps * torch.stack(slopes).norm().item()
+    error = note(abs(slope - expected), bound)
+    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
 
 
 def learns(parameter: torch.nn.Parameter) -> bool:

@@ -663,6 +663,9 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
         if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
             others[name] = value.clone()
             others[name][..., : value.shape[-1] // 2] = 0
+        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            exchanged = value.flip(0)
+            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
         outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1

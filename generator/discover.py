@@ -248,7 +248,8 @@ def choose(family: str, override: Override | None) -> Candidate:
 
 def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     """Build and run the tiny model; its entry in the registry."""
-    attentions = ["sdpa", "eager"] if candidate.model_class._supports_sdpa else []
+    one = any("attention_parity" in override.not_applicable for override in overrides)
+    attentions = ["sdpa", "eager"] if candidate.model_class._supports_sdpa and not one else []
     can_set_experts = candidate.model_class._can_set_experts_implementation()
     experts = ["grouped_mm", "batched_mm", "eager"] if can_set_experts else []
     options: Tree = {}
@@ -305,7 +306,7 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         outputs={name: list(value.shape) for name, value in everything.items()},
         checks={check: fact for check, fact in applicable.items() if check in there},
         not_applicable={check: fact for check, fact in reasons.items() if check in there},
-        fp32_outputs=fp32_outputs(subject),
+        fp32_outputs=fp32_outputs(subject) if "dtype_bf16" in applicable else [],
         heads=further,
         heads_left_out=left_out,
         coverage=limit.coverage if limit and limit.coverage else "full",
@@ -414,9 +415,9 @@ def facts(
     labels = bool(takes & {"labels", "return_loss", "future_values"})
     questions: dict[str, tuple[bool, str, str]] = {
         "tying": (
-            has_output_embeddings(model),
+            has_output_embeddings(model) and hasattr(model.config, "tie_word_embeddings"),
             f"{name} has an output embedding",
-            f"{name} has no output embedding",
+            f"{name} has no output embedding, or a configuration that leaves tying to its parts",
         ),
         "attention_parity": (
             bool(attentions),

@@ -266,7 +266,8 @@ def audio_language_inputs(candidate: Candidate) -> dict[str, Tree]:
         return inputs
     counts, model = [], candidate.model_class(config).eval()
     takes = inspect.signature(model.get_audio_features).parameters
-    sound = {n: make_input(n, spec, config, 0) for n, spec in inputs.items() if n in takes}
+    read = takes if "input_features" in takes else inputs  # some pass on whatever they are given
+    sound = {n: make_input(n, spec, config, 0) for n, spec in inputs.items() if n in read}
     for row in (0, 1):  # as many placeholders as the model makes features of the sound
         with torch.no_grad():
             made = model.get_audio_features(**{n: v[row : row + 1] for n, v in sound.items()})
@@ -333,6 +334,16 @@ def audio_dual_inputs(candidate: Candidate) -> dict[str, Tree]:
     return {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
 
 
+def speech_synthesis_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts; what else a model reads (speakers, noise) is given by hand."""
+    return candidate.given if "input_ids" in candidate.given else text_inputs(candidate)
+
+
+def codec_language_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts and codes or latents of sounds, which are given by hand."""
+    return {"attention_mask": mask(LENGTHS)} | candidate.given
+
+
 def vocoder_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Spectra and the noise that becomes their sound."""
     noise = values(2, 20, "config.model_in_channels")
@@ -358,9 +369,9 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "audio_autoencoder": codec_inputs,
     "transducer": speech_inputs,
     "audio_dual_encoder": audio_dual_inputs,
-    "text_to_speech": text_inputs,
+    "text_to_speech": speech_synthesis_inputs,
     "vocoder": vocoder_inputs,
-    "codec_language": text_inputs,
+    "codec_language": codec_language_inputs,
     "time_series": series_inputs,
     "quantile_time_series": univariate_inputs,
     "probabilistic_time_series": covariate_inputs,

@@ -29,12 +29,12 @@ from templates._basics import (
 from templates._checks import test_attention_parity
 from templates._compare import Tensors, assert_agree, assert_loss, row_of
 from templates._main import main, subject
-from templates._random import normals, set_weights
+from templates._random import normals, ragged_mask, set_weights, token_ids
 from templates._subject import Subject
 
 try:
     import torch
-    from transformers import ClapConfig, ClapModel
+    from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig
 except ImportError as error:
     MISSING: ImportError | None = error
 else:
@@ -66,23 +66,74 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
 FAMILY = "clap"
 ARCHITECTURE = "audio_dual_encoder"
 MODEL_CLASS = "ClapModel"
-CHECKPOINT = "laion/clap-htsat-unfused"
+CHECKPOINT = "laion/clap-htsat-fused"
 REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS: dict[str, bool] = {}
-OUTPUTS = {"a": (1, 2)}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "logits_per_audio": (2, 2),
+    "logits_per_text": (2, 2),
+    "text_embeds": (2, 20),
+    "audio_embeds": (2, 20),
+    "text_model_output.last_hidden_state": (2, 12, 32),
+    "text_model_output.pooler_output": (2, 32),
+    "text_model_output.hidden_states.0": (2, 12, 32),
+    "text_model_output.hidden_states.1": (2, 12, 32),
+    "text_model_output.hidden_states.2": (2, 12, 32),
+    "text_model_output.attentions.0": (2, 4, 12, 12),
+    "text_model_output.attentions.1": (2, 4, 12, 12),
+    "audio_model_output.last_hidden_state": (2, 32, 2, 8),
+    "audio_model_output.pooler_output": (2, 32),
+    "audio_model_output.hidden_states.0": (2, 16, 8, 8),
+    "audio_model_output.hidden_states.1": (2, 32, 4, 4),
+    "audio_model_output.hidden_states.2": (2, 32, 4, 4),
+    "audio_model_output.attentions.0": (8, 2, 16, 16),
+    "audio_model_output.attentions.1": (2, 4, 16, 16),
+}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"a": (1.0, 2.0, 3.0)}
+GOLDEN = {
+    "logits_per_audio": (3.100727628, -4.771989022, 3.669576435),
+    "logits_per_text": (2.835938397, -3.264538326, 2.519820602),
+    "text_embeds": (0.2236067977, -0.1444601444, -0.2672780472),
+    "audio_embeds": (0.2236067977, 0.1332119012, 0.05502991296),
+    "text_model_output.last_hidden_state": (1.032890522, -0.9856346501, 0.3993595066),
+    "text_model_output.pooler_output": (0.6521599416, 0.4289192229, 0.6935834813),
+    "audio_model_output.last_hidden_state": (1.098748169, 0.9870881862, 0.8270139394),
+    "audio_model_output.pooler_output": (0.9892374328, -0.3537763479, 0.2191177436),
+}
 
 
 def build_config() -> ClapConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
-    return ClapConfig()
+    return ClapConfig(
+        projection_dim=20,
+        text_config=ClapTextConfig(
+            vocab_size=99,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=40,
+            max_position_embeddings=48,
+            projection_dim=20,
+        ),
+        audio_config=ClapAudioConfig(
+            projection_dim=20,
+            spec_size=32,
+            num_mel_bins=16,
+            patch_size=4,
+            depths=[2, 2],
+            num_attention_heads=[2, 4],
+            num_hidden_layers=2,
+            patch_embeds_hidden_size=16,
+            hidden_size=32,
+            window_size=4,
+        ),
+    )
 
 
 def build_model(weights: str, size: str, seed: int) -> ClapModel:
@@ -97,7 +148,11 @@ def build_model(weights: str, size: str, seed: int) -> ClapModel:
 
 def build_inputs(config: ClapConfig, seed: int) -> Tensors:
     """A batch of two rows."""
-    return {"a": normals("a", shape=(2, 3), seed=seed)}
+    return {
+        "input_ids": token_ids("input_ids", shape=(2, 12), low=5, high=99, seed=seed),
+        "attention_mask": ragged_mask(lengths=(12, 9), width=12),
+        "input_features": normals("input_features", shape=(2, 1, 64, 16), seed=seed),
+    }
 
 
 def test_batch_invariance(subject: Subject) -> None:
@@ -114,10 +169,10 @@ def test_batch_invariance(subject: Subject) -> None:
 def test_loss(subject: Subject) -> None:
     """The loss is the mean cross-entropy of finding each text's sound and each sound's text."""
     outputs = subject.run(subject.model, subject.inputs, return_loss=True)
-    pairs, losses = torch.arange(2), []
-    for scores in [value for name, value in outputs.items() if name.startswith("logits")]:
-        losses.append(torch.nn.functional.cross_entropy(scores, pairs))
-    assert_loss(outputs["loss"], torch.stack(losses).mean(), subject.eps)
+    entropy, pairs = torch.nn.functional.cross_entropy, torch.arange(2)
+    scores = [value for name, value in outputs.items() if name.startswith("logits")]
+    expected = torch.stack([entropy(score, pairs) for score in scores]).mean()
+    assert_loss(outputs["loss"], expected, subject.eps)
 
 
 if __name__ == "__main__":

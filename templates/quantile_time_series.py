@@ -136,7 +136,9 @@ def test_loss(subject: Subject) -> None:
     outputs = subject.run(subject.model, inputs | {"future_values": future})
     losses = [
         torch.max(q * error, (q - 1) * error).mean()
-        for q, predicted in zip(config.quantiles, outputs["full_predictions"].unbind(-1)[1:])
+        for q, predicted in zip(
+            config.quantiles, outputs["full_predictions"].unbind(-1)[1:], strict=True
+        )
         for error in [future - predicted]
     ]
     expected = (outputs["mean_predictions"] - future).square().mean() + torch.stack(losses).mean()

@@ -34,7 +34,7 @@ from templates._subject import Subject
 
 try:
     import torch
-    from transformers import FastSpeech2ConformerWithHifiGanConfig, FastSpeech2ConformerWithHifiGan
+    from transformers import FastSpeech2ConformerWithHifiGan, FastSpeech2ConformerWithHifiGanConfig
 except ImportError as error:
     MISSING: ImportError | None = error
 else:
