@@ -28,7 +28,6 @@ import argparse
 import copy
 import datetime
 import difflib
-import fnmatch
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -79,10 +78,8 @@ OUTPUTS = {
     "audio_codes": (2, 3, 6),
     "projected_latents": (2, 24, 6),
 }
-FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "loss": (2269.712615, 1160.52014, 432.2258654),
     "audio_values": (0.7254506101, 0.4010819487, 0.7855176732),
@@ -220,20 +217,6 @@ def test_save_load(subject: Subject) -> None:
     assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
     count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
     assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
-
-
-def test_gradients(subject: Subject) -> None:
-    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
-    assert_gradients(subject)
-
-
-def test_dtype_bf16(subject: Subject) -> None:
-    """In bf16 the outputs are of the contracted types and as near to fp64 as that allows."""
-    half = Subject(subject.device, "bfloat16", subject.weights, subject.size, subject.seed)
-    raw = flatten(half.call(half.model, half.inputs))
-    wide = tuple(name for name, value in raw.items() if value.dtype == torch.float32)
-    assert wide == FP32_OUTPUTS, f"outputs of the bf16 model that are fp32: {wide}"
-    assert_agree(half.outputs, half.expected, half.bounds, "bf16 against fp64")
 
 
 def test_isolation(subject: Subject) -> None:
@@ -554,6 +537,9 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
         if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
             others[name] = value.clone()
             others[name][..., : value.shape[-1] // 2] = 0
+        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            exchanged = value.flip(0)
+            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
         outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1
@@ -563,32 +549,6 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
             continue
         note(effect, least)
         assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
-
-
-def assert_gradients(subject: Subject) -> None:
-    """The gradients of the objective of `subject` are there and right."""
-    model, slopes, dead = subject.model, [], set()
-    subject.objective(model).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not learns(parameter):
-            dead.add(name)
-        elif parameter.grad is not None:
-            gradient = parameter.grad.cpu().double()
-            direction = normals(f"direction {name}", parameter.shape).double()
-            slopes.append((gradient * direction).sum())
-    model.zero_grad()
-    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
-    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
-    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
-    roundings = 1e3 if subject.eps < 1e-6 else 64
-    bound = roundings * subject.eps * torch.stack(slopes).norm().item()
-    error = note(abs(slope - expected), bound)
-    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
-
-
-def learns(parameter: torch.nn.Parameter) -> bool:
-    """Whether a parameter has a finite gradient that is not zero."""
-    return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")
 
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first

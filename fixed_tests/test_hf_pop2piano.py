@@ -90,7 +90,12 @@ OUTPUTS = {
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+NO_GRADIENT: dict[str, str] = {
+    "mel_conditioner.embedding.weight": (
+        "the composer's token is put before the spectra in generation only, by a table that the "
+        "checkpoint brings"
+    )
+}  # parameters -> why they have none
 GOLDEN = {
     "logits": (0.173225203, 0.06137228771, -0.4359614571),
     "encoder_last_hidden_state": (0.9876702825, -1.568383248, 1.044588744),
@@ -106,6 +111,7 @@ def build_config() -> Pop2PianoConfig:
         d_ff=40,
         num_layers=2,
         num_heads=4,
+        decoder_start_token_id=0,
     )
 
 
@@ -185,17 +191,6 @@ def test_cache(subject: Subject) -> None:
         expected = {"logits": subject.expected["logits"]}
         what = f"decoding in pieces of {sizes}"
         assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
-
-
-def test_generate(subject: Subject) -> None:
-    """Greedy decoding gives the same logits without the cache, and for each row alone."""
-    inputs = {name: v for name, v in subject.inputs.items() if name != "decoder_input_ids"}
-    cached = generate(subject, inputs, use_cache=True)
-    assert_agree(
-        generate(subject, inputs, use_cache=False), cached, subject.bounds, "without cache"
-    )
-    alone = generate(subject, row_of(inputs, 1), use_cache=True)
-    assert_agree(alone, row_of(cached, 1), subject.bounds, "a row alone")
 
 
 def test_gradients(subject: Subject) -> None:
@@ -611,15 +606,6 @@ def placed(inputs: Tensors, model: Any) -> Tensors:
     return {name: value.to(model.device, floats.get(name)) for name, value in inputs.items()}
 
 
-def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
-    """Greedy decoding of exactly 5 tokens: the logits of each step, (rows, 5, vocabulary)."""
-    inputs = {name: value.clone() for name, value in inputs.items()}  # some models write on them
-    options |= {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
-    options |= {"output_logits": True, "return_dict_in_generate": True}
-    made = subject.model.generate(**placed(inputs, subject.model), **options)
-    return {"logits": torch.stack(made.logits, 1).cpu().double()}
-
-
 def on_each_operator(handle: Callable[..., Any]) -> Any:
     """A context in which `handle(operator, *args, **kwargs)` runs in place of each operator."""
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -675,6 +661,9 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
         if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
             others[name] = value.clone()
             others[name][..., : value.shape[-1] // 2] = 0
+        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            exchanged = value.flip(0)
+            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
         outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1

@@ -275,6 +275,8 @@ def audio_language_inputs(candidate: Candidate) -> dict[str, Tree]:
         counts.append(features.flatten(0, -2).shape[0])
     token = "audio_token_id" if hasattr(config, "audio_token_id") else "audio_token_index"
     longest = max(counts) + WIDTH
+    if longest == config.get_text_config().hidden_size:  # sizes that differ show a swap
+        longest += 1
     ids = {"kind": "with_placeholders", "of": tokens(candidate, longest)}
     ids |= {"token": f"config.{token}", "count": counts}
     lengths = [longest, counts[1] + LENGTHS[1]]

@@ -158,12 +158,13 @@ def build_inputs(config: ClapConfig, seed: int) -> Tensors:
 def test_batch_invariance(subject: Subject) -> None:
     """Each pair of text and sound alone gives its embeddings and score of the batch."""
     score = next(name for name in subject.outputs if name.startswith("logits"))
+    bounds = subject.bounds | {score: 2 * subject.bounds[score]}  # one of four may be all the error
     for row in (0, 1):
         alone = subject.run(subject.model, row_of(subject.inputs, row))
         outputs = row_of(subject.outputs, row)
         expected = {name: value for name, value in outputs.items() if name.endswith("embeds")}
         expected[score] = outputs[score][:, row : row + 1]
-        assert_agree(alone, expected, subject.bounds, f"pair {row} alone")
+        assert_agree(alone, expected, bounds, f"pair {row} alone")
 
 
 def test_loss(subject: Subject) -> None:

@@ -28,7 +28,7 @@ from templates._basics import (
 )
 from templates._compare import Tensors, assert_agree, assert_loss, row_of
 from templates._main import main, subject
-from templates._random import normals, set_weights
+from templates._random import normals, observed_mask, set_weights, token_ids
 from templates._subject import Subject, placed
 
 try:
@@ -70,18 +70,63 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS: dict[str, bool] = {}
-OUTPUTS = {"a": (1, 2)}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "loss": (),
+    "params.0": (2, 6),
+    "params.1": (2, 6),
+    "params.2": (2, 6),
+    "decoder_hidden_states.0": (2, 6, 32),
+    "decoder_hidden_states.1": (2, 6, 32),
+    "decoder_hidden_states.2": (2, 6, 32),
+    "decoder_attentions.0": (2, 2, 6, 6),
+    "decoder_attentions.1": (2, 2, 6, 6),
+    "cross_attentions.0": (2, 2, 6, 24),
+    "cross_attentions.1": (2, 2, 6, 24),
+    "encoder_last_hidden_state": (2, 24, 32),
+    "encoder_hidden_states.0": (2, 24, 32),
+    "encoder_hidden_states.1": (2, 24, 32),
+    "encoder_hidden_states.2": (2, 24, 32),
+    "encoder_attentions.0": (2, 2, 24, 24),
+    "encoder_attentions.1": (2, 2, 24, 24),
+    "loc": (2, 1),
+    "scale": (2, 1),
+    "static_features": (2, 9),
+}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"a": (1.0, 2.0, 3.0)}
+GOLDEN = {
+    "loss": (2.260313382, 2.38114947, -0.3216284027),
+    "params.0": (3.422702415, 1.222589488, -1.622941743),
+    "params.1": (1.208022906, 0.6830666724, -0.5065134804),
+    "params.2": (0.5970168648, 0.0892576526, -0.2657688357),
+    "encoder_last_hidden_state": (1.086519949, 0.1782363385, 1.171929668),
+    "loc": (0.02732982889, -0.02705778751, 0.01058123579),
+    "scale": (1.017646078, 0.7382588177, 0.09547039938),
+    "static_features": (0.5270527121, -0.7475579466, -0.2287941248),
+}
 
 
 def build_config() -> TimeSeriesTransformerConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
-    return TimeSeriesTransformerConfig()
+    return TimeSeriesTransformerConfig(
+        encoder_ffn_dim=40,
+        decoder_ffn_dim=40,
+        d_model=32,
+        prediction_length=6,
+        scaling="std",
+        context_length=24,
+        lags_sequence=[1, 2, 5],
+        num_time_features=3,
+        num_static_categorical_features=1,
+        cardinality=[4],
+        embedding_dimension=[5],
+        num_static_real_features=2,
+        encoder_layers=2,
+        decoder_layers=2,
+    )
 
 
 def build_model(weights: str, size: str, seed: int) -> TimeSeriesTransformerForPrediction:
@@ -98,7 +143,29 @@ def build_model(weights: str, size: str, seed: int) -> TimeSeriesTransformerForP
 
 def build_inputs(config: TimeSeriesTransformerConfig, seed: int) -> Tensors:
     """A batch of two rows."""
-    return {"a": normals("a", shape=(2, 3), seed=seed)}
+    return {
+        "past_values": normals("past_values", shape=(2, 29), seed=seed),
+        "past_time_features": normals(
+            "past_time_features", shape=(2, 29, config.num_time_features), seed=seed
+        ),
+        "past_observed_mask": observed_mask(lengths=(29, 26), width=29),
+        "static_categorical_features": token_ids(
+            "static_categorical_features",
+            shape=(2, config.num_static_categorical_features),
+            low=0,
+            high=4,
+            seed=seed,
+        ),
+        "static_real_features": normals(
+            "static_real_features", shape=(2, config.num_static_real_features), seed=seed
+        ),
+        "future_values": normals("future_values", shape=(2, config.prediction_length), seed=seed),
+        "future_time_features": normals(
+            "future_time_features",
+            shape=(2, config.prediction_length, config.num_time_features),
+            seed=seed,
+        ),
+    }
 
 
 def test_batch_invariance(subject: Subject) -> None:

@@ -29,12 +29,17 @@ from templates._basics import (
 from templates._checks import test_attention_parity
 from templates._compare import Tensors
 from templates._main import main, subject
-from templates._random import normals, set_weights
+from templates._random import ragged_mask, set_weights, token_ids
 from templates._subject import Subject
 
 try:
     import torch
-    from transformers import FastSpeech2ConformerWithHifiGan, FastSpeech2ConformerWithHifiGanConfig
+    from transformers import (
+        FastSpeech2ConformerConfig,
+        FastSpeech2ConformerHifiGanConfig,
+        FastSpeech2ConformerWithHifiGan,
+        FastSpeech2ConformerWithHifiGanConfig,
+    )
 except ImportError as error:
     MISSING: ImportError | None = error
 else:
@@ -70,18 +75,69 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS: dict[str, bool] = {}
-OUTPUTS = {"a": (1, 2)}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "spectrogram": (2, 12, 16),
+    "encoder_last_hidden_state": (2, 12, 48),
+    "encoder_hidden_states.0": (2, 12, 48),
+    "encoder_hidden_states.1": (2, 12, 48),
+    "encoder_hidden_states.2": (2, 12, 48),
+    "encoder_attentions.0": (2, 4, 12, 12),
+    "encoder_attentions.1": (2, 4, 12, 12),
+    "decoder_hidden_states.0": (2, 12, 48),
+    "decoder_hidden_states.1": (2, 12, 48),
+    "decoder_hidden_states.2": (2, 12, 48),
+    "decoder_attentions.0": (2, 4, 12, 12),
+    "decoder_attentions.1": (2, 4, 12, 12),
+    "duration_outputs": (2, 12),
+    "pitch_outputs": (2, 12, 1),
+    "energy_outputs": (2, 12, 1),
+    "waveform": (2, 96),
+}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"a": (1.0, 2.0, 3.0)}
+GOLDEN = {
+    "spectrogram": (1.657738498, -1.173728658, -2.684423357),
+    "encoder_last_hidden_state": (1.014685309, -1.645408559, 1.719955774),
+    "duration_outputs": (1.0, -0.03623148718, 0.4034876046),
+    "pitch_outputs": (0.4167092986, -0.4285037185, 0.3743123531),
+    "energy_outputs": (0.6537834462, 0.1515167758, 0.6520754491),
+    "waveform": (0.4974771031, 0.2073537757, -0.0008092350707),
+}
 
 
 def build_config() -> FastSpeech2ConformerWithHifiGanConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
-    return FastSpeech2ConformerWithHifiGanConfig()
+    return FastSpeech2ConformerWithHifiGanConfig(
+        model_config=FastSpeech2ConformerConfig(
+            hidden_size=48,
+            num_mel_bins=16,
+            encoder_layers=2,
+            decoder_layers=2,
+            max_source_positions=40,
+            encoder_linear_units=40,
+            decoder_linear_units=40,
+            encoder_num_attention_heads=4,
+            decoder_num_attention_heads=4,
+            decoder_kernel_size=7,
+            speech_decoder_postnet_layers=2,
+            speech_decoder_postnet_units=12,
+            duration_predictor_channels=10,
+            energy_predictor_channels=10,
+            pitch_predictor_channels=10,
+            pitch_predictor_layers=2,
+        ),
+        vocoder_config=FastSpeech2ConformerHifiGanConfig(
+            model_in_dim=16,
+            upsample_initial_channel=32,
+            upsample_rates=[4, 2],
+            upsample_kernel_sizes=[8, 4],
+            resblock_kernel_sizes=[3, 5],
+            resblock_dilation_sizes=[[1, 3], [1, 3]],
+        ),
+    )
 
 
 def build_model(weights: str, size: str, seed: int) -> FastSpeech2ConformerWithHifiGan:
@@ -98,7 +154,10 @@ def build_model(weights: str, size: str, seed: int) -> FastSpeech2ConformerWithH
 
 def build_inputs(config: FastSpeech2ConformerWithHifiGanConfig, seed: int) -> Tensors:
     """A batch of two rows."""
-    return {"a": normals("a", shape=(2, 3), seed=seed)}
+    return {
+        "input_ids": token_ids("input_ids", shape=(2, 12), low=5, high=78, seed=seed),
+        "attention_mask": ragged_mask(lengths=(12, 9), width=12),
+    }
 
 
 if __name__ == "__main__":

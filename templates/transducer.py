@@ -28,12 +28,16 @@ from templates._basics import (
 from templates._checks import test_attention_parity, test_batch_invariance, test_gradients
 from templates._compare import Tensors, assert_agree, first, row_of
 from templates._main import main, subject
-from templates._random import normals, set_weights
+from templates._random import normals, ragged_mask, set_weights, token_ids
 from templates._subject import Subject, placed
 
 try:
     import torch
-    from transformers import NemotronAsrStreamingConfig, NemotronAsrStreamingForRNNT
+    from transformers import (
+        NemotronAsrStreamingConfig,
+        NemotronAsrStreamingEncoderConfig,
+        NemotronAsrStreamingForRNNT,
+    )
 except ImportError as error:
     MISSING: ImportError | None = error
 else:
@@ -70,18 +74,43 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS: dict[str, bool] = {}
-OUTPUTS = {"a": (1, 2)}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True}
+OUTPUTS = {
+    "last_hidden_state": (2, 13, 48),
+    "pooler_output": (2, 13, 16),
+    "hidden_states.0": (2, 13, 48),
+    "hidden_states.1": (2, 13, 48),
+    "hidden_states.2": (2, 13, 48),
+    "logits": (2, 13, 7, 99),
+}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"a": (1.0, 2.0, 3.0)}
+GOLDEN = {
+    "last_hidden_state": (1.076874132, 1.295133445, -0.8405655554),
+    "pooler_output": (0.5594666387, -0.2771717284, -0.02470093943),
+    "logits": (0.6052445928, 1.15635376, -0.9250753997),
+}
 
 
 def build_config() -> NemotronAsrStreamingConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
-    return NemotronAsrStreamingConfig()
+    return NemotronAsrStreamingConfig(
+        vocab_size=99,
+        decoder_hidden_size=16,
+        blank_token_id=4,
+        encoder_config=NemotronAsrStreamingEncoderConfig(
+            hidden_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=56,
+            subsampling_conv_channels=12,
+            num_mel_bins=16,
+            max_position_embeddings=48,
+            sliding_window=6,
+        ),
+    )
 
 
 def build_model(weights: str, size: str, seed: int) -> NemotronAsrStreamingForRNNT:
@@ -98,7 +127,15 @@ def build_model(weights: str, size: str, seed: int) -> NemotronAsrStreamingForRN
 
 def build_inputs(config: NemotronAsrStreamingConfig, seed: int) -> Tensors:
     """A batch of two rows."""
-    return {"a": normals("a", shape=(2, 3), seed=seed)}
+    return {
+        "input_features": normals(
+            "input_features", shape=(2, 96, config.encoder_config.num_mel_bins), seed=seed
+        ),
+        "attention_mask": ragged_mask(lengths=(96, 70), width=96),
+        "decoder_input_ids": token_ids(
+            "decoder_input_ids", shape=(2, 7), low=5, high=99, seed=seed
+        ),
+    }
 
 
 def test_padding_invariance(subject: Subject) -> None:

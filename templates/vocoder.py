@@ -72,17 +72,23 @@ SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
 ALL_OUTPUTS: dict[str, bool] = {}
-OUTPUTS = {"a": (1, 2)}
+OUTPUTS = {"waveforms": (2, 320)}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"a": (1.0, 2.0, 3.0)}
+GOLDEN = {"waveforms": (0.5931911458, 1.22400029, -0.6130924345)}
 
 
 def build_config() -> UnivNetConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
-    return UnivNetConfig()
+    return UnivNetConfig(
+        model_in_channels=8,
+        model_hidden_channels=6,
+        num_mel_bins=18,
+        kernel_predictor_hidden_channels=8,
+        resblock_stride_sizes=[4, 2, 2],
+    )
 
 
 def build_model(weights: str, size: str, seed: int) -> UnivNetModel:
@@ -97,7 +103,12 @@ def build_model(weights: str, size: str, seed: int) -> UnivNetModel:
 
 def build_inputs(config: UnivNetConfig, seed: int) -> Tensors:
     """A batch of two rows."""
-    return {"a": normals("a", shape=(2, 3), seed=seed)}
+    return {
+        "input_features": normals("input_features", shape=(2, 20, config.num_mel_bins), seed=seed),
+        "noise_sequence": normals(
+            "noise_sequence", shape=(2, 20, config.model_in_channels), seed=seed
+        ),
+    }
 
 
 if __name__ == "__main__":
