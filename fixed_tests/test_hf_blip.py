@@ -45,8 +45,8 @@ import time
 import unittest
 import zlib
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -468,11 +468,13 @@ def first(tensors: Tensors, length: int, width: int) -> Tensors:
     }
 
 
-def assert_loss(loss: torch.Tensor, expected: torch.Tensor, eps: float) -> None:
+def assert_loss(
+    loss: torch.Tensor, expected: torch.Tensor, eps: float, what: str = "the loss"
+) -> None:
     """The loss of the model is what its formula gives, up to some rounding errors `eps`."""
     bound = (100 if eps < 1e-6 else 4) * eps * max(1.0, abs(expected.item()))
     error = note(abs(loss.double() - expected).item(), bound)
-    assert error <= bound, f"the loss is {loss.item():.8f}, its formula gives {expected.item():.8f}"
+    assert error <= bound, f"{what} is {loss.item():.8f}, its formula gives {expected.item():.8f}"
 
 
 @dataclass
@@ -570,7 +572,7 @@ class Subject:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
-            return model(**placed(inputs, model), **OPTIONS, **options)
+            return model(**placed(inputs, model), **(OPTIONS | options))
 
     def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
@@ -629,19 +631,28 @@ def on_each_operator(handle: Callable[..., Any]) -> Any:
     return Mode()  # type: ignore[no-untyped-call]
 
 
-def fp64_throughout() -> Any:
-    """A context in which a cast to fp32 casts to fp64.
+@contextmanager
+def fp64_throughout() -> Iterator[None]:
+    """A context in which a cast to fp32 casts to fp64, and new tensors are fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
-    spoil the reference.
+    spoil the reference; and what is filled without a type would be too small for its limits.
     """
+    full = torch.ops.aten.full.default
 
     def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("dtype") == torch.float32:
+        filled = operator is full and isinstance(args[1], float) and kwargs.get("dtype") is None
+        if filled or kwargs.get("dtype") == torch.float32:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 
-    return on_each_operator(handle)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with on_each_operator(handle):
+            yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def operators_by_device(run: Callable[[], object]) -> Counter[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from generator.shrink import Tree, special_ids_end
+from generator.shrink import VOCABULARY, Tree, special_ids_end
 from templates import _random
 
 LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
@@ -45,9 +45,8 @@ class Candidate:
 
 def tokens(candidate: Candidate, width: int | str = WIDTH) -> Tree:
     """Token ids that are no special tokens."""
-    size, low = candidate.config.get_text_config(decoder=True).vocab_size, special_ids_end(
-        candidate.tree
-    )
+    text = candidate.config.get_text_config(decoder=True)
+    size, low = getattr(text, "vocab_size", VOCABULARY), special_ids_end(candidate.tree)
     return {"kind": "token_ids", "shape": [2, width], "low": low, "high": size}
 
 
@@ -63,7 +62,9 @@ def values(*shape: int | str) -> Tree:
 
 def text_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Token ids, mask and, where the model tells segments apart, token types."""
-    inputs = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+    inputs = {"input_ids": tokens(candidate)}
+    if "attention_mask" in candidate.parameters:
+        inputs["attention_mask"] = mask(LENGTHS)
     if (
         "token_type_ids" in candidate.parameters
         and getattr(candidate.config, "type_vocab_size", 0) > 1

@@ -296,6 +296,9 @@ def header(template: Source, entry: Entry) -> str:
         )
         for paragraph in template.docstring.split("\n\n")
     )
+    banner = f"{BANNER} {entry.family}` from templates/{template.name}.py"
+    if len(banner) > LINE:
+        banner = banner.replace(" from templates", "\n# from templates")
     requirements = "".join(f'#   "{name}",\n' for name in (*DEPENDENCIES, *entry.requires))
     banner = f"{BANNER} {entry.family}` from templates/{template.name}.py"
     if len(banner) > LINE:

@@ -99,6 +99,15 @@ def with_placeholders(
     return ids
 
 
+def boxes(name: str, shape: tuple[int, int], size: float, seed: int = 0) -> torch.Tensor:
+    """Boxes on a page of `size` by their corners (left, top, right, bottom), `shape` + (4,).
+
+    They are fp32 where the size is a fraction (binary ones, so exact), else int64.
+    """
+    corners = token_ids(name, (*shape, 2, 2), 0, 1024, seed).sort(-2).values.flatten(-2) * size
+    return corners / 1024 if isinstance(size, float) else corners // 1024
+
+
 def set_weights(model: torch.nn.Module, seed: int) -> None:
     """Give each parameter and each constant saved buffer a value that follows from its name.
 
