@@ -300,9 +300,6 @@ def header(template: Source, entry: Entry) -> str:
     if len(banner) > LINE:
         banner = banner.replace(" from templates", "\n# from templates")
     requirements = "".join(f'#   "{name}",\n' for name in (*DEPENDENCIES, *entry.requires))
-    banner = f"{BANNER} {entry.family}` from templates/{template.name}.py"
-    if len(banner) > LINE:
-        banner = banner.replace("` from", "`\n# from")
     return f"""\
 {paragraphs}
 
