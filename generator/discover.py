@@ -57,6 +57,14 @@ HEADS = (
     ("MODEL_FOR_TIME_SERIES_PREDICTION_MAPPING", "time_series"),
     ("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "vision"),
     ("MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING", "segmentation"),
+    ("MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING", "universal_segmentation"),
+    ("MODEL_FOR_KEYPOINT_DETECTION_MAPPING", "keypoint_detection"),
+    ("MODEL_FOR_KEYPOINT_MATCHING_MAPPING", "keypoint_matching"),
+    ("MODEL_FOR_POSE_ESTIMATION_MAPPING", "pose_estimation"),
+    ("MODEL_FOR_IMAGE_TO_IMAGE_MAPPING", "image_to_image"),
+    ("MODEL_FOR_IMAGE_MATTING_MAPPING", "image_to_image"),
+    ("MODEL_FOR_IMAGE_MAPPING", "backbone"),  # image features: nearly every model has them
+    ("MODEL_FOR_BACKBONE_MAPPING", "backbone"),
 )
 LABELS = 5  # classes of classifiers
 # What every model imports, in 3 of its 4 seconds: imported before processes are forked.
@@ -69,7 +77,14 @@ COMMON = (
 )
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 CACHES = {"past_key_values", "cache_params", "state"}  # arguments that hold one
-LABELLED = ("vision", "video", "detection", "segmentation", "audio_classification")
+LABELLED = (
+    "vision",
+    "video",
+    "detection",
+    "segmentation",
+    "universal_segmentation",
+    "audio_classification",
+)
 
 
 def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
@@ -238,8 +253,11 @@ def choose(family: str, override: Override | None) -> Candidate:
         return Candidate(family, override.architecture, why, model_class, {}, None)
     for mapping, architecture in HEADS:
         for model_class in heads.classes(mapping, family) if head in (None, mapping) else ():
-            attends = hasattr(model_class.config_class(), "num_attention_heads")
-            kind = architecture if attends or architecture != "decoder_only" else "state_space"
+            config, kind = model_class.config_class(), architecture
+            if kind == "decoder_only" and not hasattr(config, "num_attention_heads"):
+                kind = "state_space"
+            if kind == "vision_language" and config.is_encoder_decoder:
+                kind = "vision_encoder_decoder"
             return Candidate(family, kind, mapping, model_class, {}, None)
     raise registry.RegistryError(
         f"{family}: none of its classes is in {head or 'a mapping of generator.discover.HEADS'}; "
@@ -417,7 +435,7 @@ def accepts(subject: Subject, flag: str) -> bool:
         return len(subject.run(subject.reference, subject.inputs, **{flag: True})) > len(
             subject.expected
         )
-    except TypeError:
+    except (TypeError, ValueError):  # unknown, or refused
         return False
 
 

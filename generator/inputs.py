@@ -113,6 +113,23 @@ def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
     return inputs
 
 
+def prompted_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Square images and, for each, two points on one object and two on another."""
+    points = [[[[9.0, 20.0], [30.0, 12.0]], [[5.0, 6.0], [50.0, 41.0]]]]
+    points += [[[[40.0, 33.0], [17.0, 51.0]], [[22.0, 8.0], [11.0, 27.0]]]]
+    labels = [[[1, 0], [1, 1]], [[1, 1], [0, 1]]]
+    return {
+        "pixel_values": values(2, *image(candidate)),
+        "input_points": {"kind": "numbers", "values": points},
+        "input_labels": {"kind": "numbers", "values": labels},
+    }
+
+
+def pair_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Pairs of images that are not square."""
+    return {"pixel_values": values(2, 2, 3, 96, 64)}
+
+
 def video_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Frames of square images."""
     return {"pixel_values": values(2, "config.num_frames", *image(candidate))}
@@ -134,9 +151,13 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     each frame's apart, as the model takes them.
     """
     model = candidate.model_class(candidate.config)
-    seen = {"image": image_inputs(candidate) | candidate.given}
-    if "pixel_values_videos" in candidate.parameters and "pixel_values_videos" not in seen["image"]:
-        seen["video"] = clip_inputs(candidate)
+    of_video = {name: spec for name, spec in candidate.given.items() if "video" in name}
+    of_image = {name: candidate.given[name] for name in candidate.given.keys() - of_video.keys()}
+    seen = {"image": image_inputs(candidate) | of_image}
+    if "pixel_values_videos" in candidate.parameters:
+        seen["video"] = clip_inputs(candidate) | of_video
+    if candidate.architecture == "multimodal":
+        seen["audio"] = candidate.given
     counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
     text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
     if not counts["image"]:  # the image goes to cross-attention, or before the text
@@ -182,13 +203,15 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
 
     None where they do not take the place of placeholders in the text.
     """
-    get = getattr(model, f"get_{kind}_features", None)
+    name = f"get_{kind}_features"
+    get = getattr(model.base_model, name, getattr(model, name, None))
     if get is None or placeholder(candidate, kind) is None:
         return None
     takes = inspect.signature(get).parameters
     inputs = {n: make_input(n, s, candidate.config, 0) for n, s in seen.items() if n in takes}
     with torch.no_grad():
-        features = get(**inputs, return_dict=True).pooler_output
+        found = get(**inputs, return_dict=True)
+    features = found.last_hidden_state if found.pooler_output is None else found.pooler_output
     sizes = [each.numel() for each in ([features] if torch.is_tensor(features) else features)]
     count = sum(sizes) // model.get_input_embeddings().embedding_dim // 2
     names = ("image_seq_length", "mm_tokens_per_image", "num_query_tokens", "video_seq_length")
@@ -220,6 +243,15 @@ def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> d
             **spans,
         }
         types = {"kind": "with_placeholders", "of": types, "token": number, **spans}
+        marker = f"{'audio' if kind == 'audio' else 'vision'}_start_token_id"
+        if candidate.architecture == "multimodal" and hasattr(candidate.config, marker):
+            ids = {
+                "kind": "with_placeholders",
+                "of": ids,
+                "token": f"config.{marker}",
+                "starts": [plus(start, -1)],
+                "count": 1,
+            }
         start = plus(count, start + 2)
     lengths = [plus(total, length) for length in LENGTHS]
     inputs = {
@@ -246,6 +278,15 @@ def runs(candidate: Candidate, model: Any, inputs: dict[str, Tree]) -> bool:
     except Exception:
         return False
     return True
+
+
+def image_to_text_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """An image, with a text where the encoder reads one too, and tokens for the decoder."""
+    if "input_ids" in candidate.parameters:
+        inputs = vision_language_inputs(candidate)
+    else:
+        inputs = vision_inputs(candidate)
+    return inputs | {"decoder_input_ids": tokens(candidate, TARGET)}
 
 
 def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
@@ -361,9 +402,18 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "vision": vision_inputs,
     "dual_encoder": dual_inputs,
     "vision_language": vision_language_inputs,
+    "multimodal": vision_language_inputs,
+    "vision_encoder_decoder": image_to_text_inputs,
     "detection": pyramid_inputs,
     "segmentation": pyramid_inputs,
     "depth": vision_inputs,
+    "universal_segmentation": pyramid_inputs,
+    "mask_generation": prompted_inputs,
+    "keypoint_detection": pyramid_inputs,
+    "keypoint_matching": pair_inputs,
+    "pose_estimation": vision_inputs,
+    "image_to_image": vision_inputs,
+    "backbone": vision_inputs,
     "video": video_inputs,
     "speech_seq2seq": speech_inputs,
     "audio_language": audio_language_inputs,
