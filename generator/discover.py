@@ -56,6 +56,7 @@ HEADS = (
     ("MODEL_FOR_MASKED_LM_MAPPING", "encoder_only"),
     ("MODEL_FOR_CAUSAL_LM_MAPPING", "decoder_only"),
     ("MODEL_FOR_CTC_MAPPING", "audio"),
+    ("MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING", "audio_classification"),
     ("MODEL_FOR_AUDIO_TOKENIZATION_MAPPING", "codec"),
     ("MODEL_FOR_TIME_SERIES_PREDICTION_MAPPING", "time_series"),
     ("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "vision"),
@@ -80,7 +81,13 @@ COMMON = (
 )
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 CACHES = {"past_key_values", "cache_params", "state"}  # arguments that hold one
-LABELLED = ("vision", "video", "segmentation", "universal_segmentation")  # and all detection
+LABELLED = (
+    "vision",
+    "video",
+    "segmentation",
+    "universal_segmentation",
+    "audio_classification",
+)  # and all whose name ends in "detection"
 
 
 def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
@@ -264,7 +271,8 @@ def choose(family: str, override: Override | None) -> Candidate:
 
 def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     """Build and run the tiny model; its entry in the registry."""
-    attentions = ["sdpa", "eager"] if candidate.model_class._supports_sdpa else []
+    one = any("attention_parity" in override.not_applicable for override in overrides)
+    attentions = ["sdpa", "eager"] if candidate.model_class._supports_sdpa and not one else []
     can_set_experts = candidate.model_class._can_set_experts_implementation()
     experts = ["grouped_mm", "batched_mm", "eager"] if can_set_experts else []
     options: Tree = {}
@@ -321,7 +329,7 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         outputs={name: list(value.shape) for name, value in everything.items()},
         checks={check: fact for check, fact in applicable.items() if check in there},
         not_applicable={check: fact for check, fact in reasons.items() if check in there},
-        fp32_outputs=fp32_outputs(subject),
+        fp32_outputs=fp32_outputs(subject) if "dtype_bf16" in applicable else [],
         heads=further,
         heads_left_out=left_out,
         coverage=limit.coverage if limit and limit.coverage else "full",
@@ -452,12 +460,13 @@ def facts(
     """The checks that apply with the fact that makes them apply, and those that don't with why."""
     model, name = subject.reference, candidate.model_class.__name__
     takes = candidate.parameters
+    over_time = getattr(candidate.config, "feat_extract_norm", None) == "group"
     labels = bool(takes & {"labels", "return_loss", "future_values"})
     questions: dict[str, tuple[bool, str, str]] = {
         "tying": (
-            has_output_embeddings(model),
+            has_output_embeddings(model) and hasattr(model.config, "tie_word_embeddings"),
             f"{name} has an output embedding",
-            f"{name} has no output embedding",
+            f"{name} has no output embedding, or a configuration that leaves tying to its parts",
         ),
         "attention_parity": (
             bool(attentions),
@@ -470,9 +479,13 @@ def facts(
             f"{name} has no choice of experts implementations",
         ),
         "padding_invariance": (
-            "attention_mask" in candidate.inputs,
+            "attention_mask" in candidate.inputs and not over_time,
             f"{name}.forward takes attention_mask",
-            f"{name}.forward takes no attention_mask",
+            (
+                "feat_extract_norm is 'group': it norms over the whole row, padding included"
+                if over_time
+                else f"{name}.forward takes no attention_mask"
+            ),
         ),
         "single_token": (
             "attention_mask" in candidate.inputs,

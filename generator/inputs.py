@@ -21,6 +21,7 @@ LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
 TARGET = 7  # decoder tokens of encoder-decoder models; differs from every other size
 FRAMES = 2  # of a video beside an image
 SAMPLES = [3200, 2400]  # two rows of audio
+FRAMES = [96, 70]  # two rows of spectra
 
 
 @dataclass
@@ -306,19 +307,51 @@ def image_to_text_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 
 def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Audio for the encoder, as samples or as spectra, and tokens for the decoder."""
-    decoder = {"decoder_input_ids": tokens(candidate, TARGET)}
-    if "input_features" in candidate.parameters:
-        mels = reach(candidate.config, "num_mel_bins") or 80
-        positions = reach(candidate.config, "max_source_positions")
-        frames = f"{positions} * 2" if positions else 80
-        return {"input_features": values(2, mels, frames)} | decoder
-    return audio_inputs(candidate) | decoder
+    """Audio for the encoder and tokens for the decoder."""
+    return audio_inputs(candidate) | {"decoder_input_ids": tokens(candidate, TARGET)}
+
+
+def audio_language_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Spectra of two sounds and a text, with a placeholder for each feature of a sound."""
+    config, given = candidate.config, candidate.given
+    mels, positions = (reach(config, n) for n in ("num_mel_bins", "max_source_positions"))
+    frames: int | str = f"{positions} * 2" if positions else FRAMES[0]
+    width = concrete(frames, config)
+    inputs = {"input_features": values(2, mels or 80, frames)}
+    for name in {"input_features_mask", "feature_attention_mask"} & candidate.parameters:
+        inputs[name] = mask([width, width - 26])
+    inputs |= given
+    if "input_ids" in inputs:
+        return inputs
+    counts, model = [], candidate.model_class(config).eval()
+    takes = inspect.signature(model.get_audio_features).parameters
+    read = takes if "input_features" in takes else inputs  # some pass on whatever they are given
+    sound = {n: make_input(n, spec, config, 0) for n, spec in inputs.items() if n in read}
+    for row in (0, 1):  # as many placeholders as the model makes features of the sound
+        with torch.no_grad():
+            made = model.get_audio_features(**{n: v[row : row + 1] for n, v in sound.items()})
+        features = made if isinstance(made, torch.Tensor) else made.pooler_output
+        counts.append(features.flatten(0, -2).shape[0])
+    token = "audio_token_id" if hasattr(config, "audio_token_id") else "audio_token_index"
+    longest = max(counts) + WIDTH
+    if longest == config.get_text_config().hidden_size:  # sizes that differ show a swap
+        longest += 1
+    ids = {"kind": "with_placeholders", "of": tokens(candidate, longest)}
+    ids |= {"token": f"config.{token}", "count": counts}
+    lengths = [longest, counts[1] + LENGTHS[1]]
+    return {"input_ids": ids, "attention_mask": mask(lengths)} | inputs
 
 
 def audio_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Samples of two sounds of different lengths."""
-    return {"input_values": values(2, SAMPLES[0]), "attention_mask": mask(SAMPLES)}
+    """Two sounds of different lengths, as samples or as spectra."""
+    if "input_features" not in candidate.parameters:
+        return {"input_values": values(2, SAMPLES[0]), "attention_mask": mask(SAMPLES)}
+    mels, positions = (reach(candidate.config, n) for n in ("num_mel_bins", "max_source_positions"))
+    if mels and positions:  # always 30 s, which two strided convolutions make into the positions
+        return {"input_features": values(2, mels, f"{positions} * 2")}
+    for name in ("input_feat_per_channel", "feature_projection_input_dim"):
+        mels = mels or reach(candidate.config, name)
+    return {"input_features": values(2, FRAMES[0], mels or 80), "attention_mask": mask(FRAMES)}
 
 
 def codec_inputs(candidate: Candidate) -> dict[str, Tree]:
@@ -329,6 +362,53 @@ def codec_inputs(candidate: Candidate) -> dict[str, Tree]:
 def series_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Past values by channel."""
     return {"past_values": values(2, "config.context_length", "config.num_input_channels")}
+
+
+def univariate_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Past values of two series."""
+    return {"past_values": values(2, "config.context_length")}
+
+
+def covariate_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Past and future values, what is known of every time, and what is known of each series."""
+    config = candidate.config
+    past = config.context_length + max(config.lags_sequence)
+    kinds = {"kind": "token_ids", "shape": [2, "config.num_static_categorical_features"]}
+    return {
+        "past_values": values(2, past),
+        "past_time_features": values(2, past, "config.num_time_features"),
+        "past_observed_mask": mask([past, past - 3]) | {"kind": "observed_mask"},
+        "static_categorical_features": kinds | {"low": 0, "high": min(config.cardinality)},
+        "static_real_features": values(2, "config.num_static_real_features"),
+        "future_values": values(2, "config.prediction_length"),
+        "future_time_features": values(2, "config.prediction_length", "config.num_time_features"),
+    }
+
+
+def spectrogram_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Spectra of the configured length."""
+    return {"input_values": values(2, "config.max_length", "config.num_mel_bins")}
+
+
+def audio_dual_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts and sounds."""
+    return {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+
+
+def speech_synthesis_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts; what else a model reads (speakers, noise) is given by hand."""
+    return candidate.given if "input_ids" in candidate.given else text_inputs(candidate)
+
+
+def codec_language_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts and codes or latents of sounds, which are given by hand."""
+    return {"attention_mask": mask(LENGTHS)} | candidate.given
+
+
+def vocoder_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Spectra and the noise that becomes their sound."""
+    noise = values(2, 20, "config.model_in_channels")
+    return {"input_features": values(2, 20, "config.num_mel_bins"), "noise_sequence": noise}
 
 
 INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
@@ -360,9 +440,19 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "backbone": vision_inputs,
     "video": video_inputs,
     "speech_seq2seq": speech_inputs,
+    "audio_language": audio_language_inputs,
     "audio": audio_inputs,
     "codec": codec_inputs,
+    "audio_autoencoder": codec_inputs,
+    "transducer": speech_inputs,
+    "audio_dual_encoder": audio_dual_inputs,
+    "text_to_speech": speech_synthesis_inputs,
+    "vocoder": vocoder_inputs,
+    "codec_language": codec_language_inputs,
     "time_series": series_inputs,
+    "quantile_time_series": univariate_inputs,
+    "probabilistic_time_series": covariate_inputs,
+    "audio_classification": spectrogram_inputs,
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from templates import _story as story
+from templates._basics import assert_gradients
 from templates._compare import assert_agree, first, row_of
 from templates._random import ragged_mask
 from templates._subject import Subject, generate
@@ -91,3 +94,17 @@ def test_generate(subject: Subject) -> None:
     alone = generate(subject, bare, use_cache=True)
     assert_agree(uncached, cached, subject.bounds, "without the cache")
     assert_agree(alone, row_of(cached, 1), subject.bounds, "a row without its left padding")
+
+
+def test_gradients(subject: Subject) -> None:
+    """Without padding each parameter has a gradient; the slope is the finite difference in fp64.
+
+    A frame of padding may attend to nothing: its softmax is uniform whatever the scores are, but
+    has a slope by convention.
+    """
+    full = replace(subject)
+    full.inputs = {
+        name: torch.ones_like(value) if name.endswith("mask") else value
+        for name, value in subject.inputs.items()
+    }
+    assert_gradients(full)

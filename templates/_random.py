@@ -60,6 +60,11 @@ def ragged_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
     return (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
 
 
+def observed_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
+    """Mask of observed values, fp32 (rows, width): row r has its first `lengths[r]` values."""
+    return ragged_mask(lengths, width).float()
+
+
 def ragged_pixels(sizes: tuple[tuple[int, int], ...]) -> torch.Tensor:
     """Pixel mask, int64 (rows, height, width): row r shows an image of `sizes[r]` in its corner."""
     height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
@@ -82,11 +87,16 @@ def zeros(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def with_placeholders(
-    ids: torch.Tensor, token: int, count: int, starts: tuple[int, ...] = (1,)
+    ids: torch.Tensor, token: int, count: int | tuple[int, ...], starts: tuple[int, ...] = (1,)
 ) -> torch.Tensor:
-    """`ids` with `count` placeholders for features of an image or a frame from each of `starts`."""
-    for start in starts:
-        ids[:, start : start + count] = token
+    """`ids` with `count` placeholders for features of an image or a frame from each of `starts`.
+
+    A count for each row, or one for all.
+    """
+    counts = (count,) * len(ids) if isinstance(count, int) else count
+    for row, number in zip(ids, counts, strict=True):
+        for start in starts:
+            row[start : start + number] = token
     return ids
 
 
