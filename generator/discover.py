@@ -9,6 +9,7 @@ What a person knows better stands in `overrides/`, with its reason.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import multiprocessing
 import multiprocessing.connection
@@ -68,6 +69,7 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
     transformers.utils.logging.disable_progress_bar()
     failed, found = [], {}
     wanted = families or sorted(known)
+    preload()
     for family, result in apart(discover, [(each, overrides.get(each, [])) for each in wanted]):
         if isinstance(result, registry.Entry):
             found[family] = result
@@ -84,6 +86,13 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def preload() -> None:
+    """Import the configuration of every family, once for all the children that will need them."""
+    auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    for mapping, _ in HEADS:
+        list(getattr(auto, mapping))
 
 
 def apart(
@@ -182,15 +191,14 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
         config = merged(config, override.config)
     candidate = choose(family, next((o for o in overrides if o.head), None))
     labels = {"num_labels": LABELS} if candidate.architecture in LABELLED else {}
-    given = {name: spec for override in overrides for name, spec in override.inputs.items()}
-    candidate.given = {name: spec for name, spec in given.items() if isinstance(spec, dict)}
+    candidate.given = {name: spec for each in overrides for name, spec in each.inputs.items()}
     problems: list[Exception] = []
     for relaxed in RELAXATIONS:
         try:
             config_class = candidate.model_class.config_class
             candidate.tree = shrink(config_class, labels | config, relaxed=relaxed)
             candidate.config = instantiate(candidate.tree)
-            candidate.inputs = INPUTS[candidate.architecture](candidate) | given
+            candidate.inputs = INPUTS[candidate.architecture](candidate) | candidate.given
             candidate.inputs = {k: v for k, v in candidate.inputs.items() if isinstance(v, dict)}
             return run(candidate, overrides)
         except Exception as problem:  # models refuse what does not suit them in every way

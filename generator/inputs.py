@@ -33,7 +33,7 @@ class Candidate:
     model_class: Any
     tree: Tree
     config: Any
-    given: dict[str, Tree] = field(default_factory=dict)  # inputs by hand
+    given: dict[str, Any] = field(default_factory=dict)  # inputs by hand; "none" drops one
     inputs: dict[str, Tree] = field(default_factory=dict)
 
     @property
@@ -132,8 +132,9 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     each frame's apart, as the model takes them.
     """
     model = candidate.model_class(candidate.config)
-    seen = {"image": image_inputs(candidate) | candidate.given}
-    if "pixel_values_videos" in candidate.parameters and "pixel_values_videos" not in seen["image"]:
+    given = {name: spec for name, spec in candidate.given.items() if isinstance(spec, dict)}
+    seen = {"image": image_inputs(candidate) | given}
+    if "pixel_values_videos" in candidate.parameters - candidate.given.keys():
         seen["video"] = clip_inputs(candidate)
     counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
     text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
@@ -180,13 +181,15 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
 
     None where they do not take the place of placeholders in the text.
     """
-    get = getattr(model, f"get_{kind}_features", None)
+    name = f"get_{kind}_features"
+    get = getattr(model, name, getattr(model.base_model, name, None))
     if get is None or placeholder(candidate, kind) is None:
         return None
     takes = inspect.signature(get).parameters
     inputs = {n: make_input(n, s, candidate.config, 0) for n, s in seen.items() if n in takes}
     with torch.no_grad():
-        features = get(**inputs, return_dict=True).pooler_output
+        made = get(**inputs, return_dict=True)
+    features = made.last_hidden_state if made.pooler_output is None else made.pooler_output
     sizes = [each.numel() for each in ([features] if torch.is_tensor(features) else features)]
     count = sum(sizes) // model.get_input_embeddings().embedding_dim // 2
     names = ("image_seq_length", "mm_tokens_per_image", "num_query_tokens", "video_seq_length")

@@ -170,21 +170,20 @@ def build_inputs(config: LlavaConfig, seed: int) -> Tensors:
 
 def test_cache(subject: Subject) -> None:
     """Reading the image and the text, then decoding with the cache, gives what one pass gives."""
-    ids = subject.inputs["input_ids"]
-    by_token = {name: v for name, v in subject.inputs.items() if v.shape[:2] == ids.shape}
-    width = ids.shape[1]
+    whole = {name: v for name, v in subject.inputs.items() if name != "attention_mask"}
+    expected = {"logits": subject.run(subject.reference, whole)["logits"]}
+    rows, width = whole["input_ids"].shape
+    by_token = {name: v for name, v in whole.items() if v.shape[:2] == (rows, width)}
     for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
-        cache, logits, seen = None, [], 0
-        inputs = {name: v for name, v in subject.inputs.items() if name not in by_token}
-        for size in sizes:  # the first piece has the image
-            inputs |= {name: value[:, seen : seen + size] for name, value in by_token.items()}
-            seen += size
-            inputs["attention_mask"] = subject.inputs["attention_mask"][:, :seen]
+        pieces = {name: value.split(sizes, 1) for name, value in by_token.items()}
+        inputs = {name: value for name, value in whole.items() if name not in by_token}
+        cache, logits = None, []
+        for index in range(len(sizes)):  # the first piece has the image
+            inputs |= {name: values[index] for name, values in pieces.items()}
             with torch.no_grad():
                 step = subject.call(subject.model, inputs, past_key_values=cache, use_cache=True)
             cache, inputs = step.past_key_values, {}
             logits.append(step.logits.cpu().double())
-        expected = {"logits": subject.expected["logits"]}
         what = f"decoding in pieces of {sizes}"
         assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
 
