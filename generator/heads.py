@@ -25,13 +25,20 @@ TASKS = {
 
 
 def classes(mapping: str, family: str) -> Iterator[Any]:
-    """The model classes that an auto mapping has for the configurations of `family`."""
+    """The model classes that an auto mapping has for the configurations of `family`.
+
+    By the names of model types: the keys of the mapping itself import every family.
+    """
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
-    found = getattr(auto, mapping)
-    for config_class in found:
-        if config_class.__module__.split(".")[-2] == family:
-            model_classes = found[config_class]
-            yield from model_classes if isinstance(model_classes, tuple) else [model_classes]
+    folder_of = importlib.import_module(
+        "transformers.models.auto.configuration_auto"
+    ).model_type_to_module_name
+    found: dict[str, None] = {}  # several model types may have the same class
+    for model_type, names in getattr(auto, mapping)._model_mapping.items():
+        if folder_of(model_type) == family:
+            found |= dict.fromkeys(names if isinstance(names, tuple) else [names])
+    transformers = importlib.import_module("transformers")
+    yield from (getattr(transformers, name) for name in found)
 
 
 def further(family: str, main: Any) -> dict[str, str]:
