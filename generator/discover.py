@@ -75,11 +75,9 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
     known, overrides = registry.read(directory), read_overrides()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for name in COMMON:
-        importlib.import_module(name)
+    preload()
     failed, found = [], {}
     wanted = families or sorted(known)
-    preload()
     for family, result in apart(discover, [(each, overrides.get(each, [])) for each in wanted]):
         if isinstance(result, registry.Entry):
             found[family] = result
@@ -99,10 +97,11 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
 
 
 def preload() -> None:
-    """Import the configuration of every family, once for all the children that will need them."""
-    auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    """Import what all models need, and all configurations, once and not in every child."""
+    for name in COMMON:
+        importlib.import_module(name)
     for mapping, _ in HEADS:
-        list(getattr(auto, mapping))
+        list(getattr(importlib.import_module(COMMON[-1]), mapping))
 
 
 def apart(
