@@ -680,11 +680,13 @@ def fp64_throughout() -> Any:
     """A context in which a cast to fp32 casts to fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
-    spoil the reference.
+    spoil the reference; and what is filled without a type would be too small for its limits.
     """
+    full = torch.ops.aten.full.default
 
     def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("dtype") == torch.float32:
+        filled = operator is full and isinstance(args[1], float) and kwargs.get("dtype") is None
+        if filled or kwargs.get("dtype") == torch.float32:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 

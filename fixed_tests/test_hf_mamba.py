@@ -81,6 +81,7 @@ FP32_OUTPUTS: tuple[str, ...] = ("logits",)  # outputs that a bf16 model gives i
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+CACHE = "cache_params"  # the argument and output that holds the state
 GOLDEN = {"logits": (1.081561191, -0.3191992744, 0.9575174205)}
 
 
@@ -110,6 +111,20 @@ def build_inputs(config: MambaConfig, seed: int) -> Tensors:
         "input_ids": token_ids("input_ids", shape=(2, 12), low=5, high=99, seed=seed),
         "attention_mask": ragged_mask(lengths=(12, 9), width=12),
     }
+
+
+def assert_same_in_pieces(subject: Subject, sizes: list[int]) -> None:
+    """Pieces of `sizes` tokens, each from the state after the last, give what one pass gives."""
+    ids, state, logits = subject.inputs["input_ids"][:1], None, []  # the row without padding
+    for piece in ids.split(sizes, dim=1):
+        with torch.no_grad():
+            options = {CACHE: state, "use_cache": True}
+            step = subject.call(subject.model, {"input_ids": piece}, **options)
+        state = step[CACHE]
+        logits.append(step.logits.cpu().double())
+    expected = {"logits": subject.expected["logits"][:1]}
+    what = f"decoding in pieces of {sizes}"
+    assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
 
 
 def test_batch_invariance(subject: Subject) -> None:
@@ -153,16 +168,13 @@ def test_causality(subject: Subject) -> None:
 
 
 def test_cache(subject: Subject) -> None:
-    """Decoding token by token from the cached state gives what one pass gives in fp64."""
-    ids, state, logits = subject.inputs["input_ids"][:1], None, []  # the row without padding
-    for piece in ids.split([5, 1, 1, 1, 1, 1, 1, 1], dim=1):
-        with torch.no_grad():
-            inputs = {"input_ids": piece}
-            step = subject.call(subject.model, inputs, cache_params=state, use_cache=True)
-        state = step.cache_params
-        logits.append(step.logits.cpu().double())
-    expected = {"logits": subject.expected["logits"][:1]}
-    assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, "decoding")
+    """Decoding token by token from the state gives what one pass over all tokens gives in fp64."""
+    assert_same_in_pieces(subject, [5, 1, 1, 1, 1, 1, 1, 1])
+
+
+def test_chunked_prefill(subject: Subject) -> None:
+    """A text that is read in several pieces gives what one pass over all of it gives in fp64."""
+    assert_same_in_pieces(subject, [4, 5, 3])
 
 
 def test_generate(subject: Subject) -> None:
@@ -629,11 +641,13 @@ def fp64_throughout() -> Any:
     """A context in which a cast to fp32 casts to fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
-    spoil the reference.
+    spoil the reference; and what is filled without a type would be too small for its limits.
     """
+    full = torch.ops.aten.full.default
 
     def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("dtype") == torch.float32:
+        filled = operator is full and isinstance(args[1], float) and kwargs.get("dtype") is None
+        if filled or kwargs.get("dtype") == torch.float32:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 

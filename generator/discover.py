@@ -67,6 +67,7 @@ COMMON = (
     "transformers.models.auto.modeling_auto",
 )
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
+CACHES = {"past_key_values", "cache_params", "state"}  # arguments that hold one
 LABELLED = ("vision", "video", "detection", "segmentation")
 
 
@@ -316,10 +317,18 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         coverage=limit.coverage if limit and limit.coverage else "full",
         coverage_reason=limit.reason if limit else None,
         options=options,
+        constants=constants(candidate),
         insensitive={name: each.reason for each in overrides for name in each.insensitive},
         no_gradient={p: override.reason for override in overrides for p in override.no_gradient},
         golden={name: golden(value) for name, value in subject.expected.items()},
     )
+
+
+def constants(candidate: Candidate) -> Tree:
+    """What only the template of the architecture names."""
+    if candidate.architecture == "state_space":
+        return {"cache": next(iter(candidate.parameters & CACHES))}
+    return {}
 
 
 def full_size(model_class: Any) -> tuple[dict[str, int], str | None]:
@@ -402,10 +411,13 @@ def accepts(subject: Subject, flag: str) -> bool:
 
 
 def fp32_outputs(subject: Subject) -> list[str]:
-    """The outputs that a model in bf16 gives in fp32."""
+    """The outputs that a model in bf16 gives in fp32; none where it cannot run in bf16."""
     half = Subject("cpu", "bfloat16", seed=subject.seed)
-    with torch.no_grad():
-        outputs = flatten(half.call(half.model, subject.inputs))
+    try:
+        with torch.no_grad():
+            outputs = flatten(half.call(half.model, subject.inputs))
+    except RuntimeError:  # the check of bf16 shows it
+        return []
     return [name for name, value in outputs.items() if value.dtype == torch.float32]
 
 
@@ -443,7 +455,12 @@ def facts(
             f"{name}.forward takes no attention_mask",
         ),
         "cache": (
-            bool(takes & {"past_key_values", "cache_params"}),
+            bool(takes & CACHES),
+            f"{name}.forward takes a cache",
+            f"{name}.forward takes no cache",
+        ),
+        "chunked_prefill": (
+            bool(takes & CACHES),
             f"{name}.forward takes a cache",
             f"{name}.forward takes no cache",
         ),

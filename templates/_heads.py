@@ -58,6 +58,9 @@ class Head(Subject):
         logits = next(value for name, value in outputs.items() if name.endswith("logits"))
         count = logits.shape[:-1].numel()
         labels = (torch.arange(count) % logits.shape[-1]).reshape(logits.shape[:-1])
+        mask = self.inputs.get("attention_mask")
+        if mask is not None and mask.shape == labels.shape:  # some leave padding out by themselves
+            labels = labels.masked_fill(mask == 0, -100)
         if self.task == "frames":
             labels = torch.nn.functional.one_hot(labels, CLASSES)
         shift = 1 if self.task == "next_token" else 0
