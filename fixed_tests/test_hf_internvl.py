@@ -191,21 +191,20 @@ def test_causality(subject: Subject) -> None:
 
 def test_cache(subject: Subject) -> None:
     """Reading the image and the text, then decoding with the cache, gives what one pass gives."""
-    ids = subject.inputs["input_ids"]
-    by_token = {name: v for name, v in subject.inputs.items() if v.shape[:2] == ids.shape}
-    width = ids.shape[1]
+    whole = {name: v for name, v in subject.inputs.items() if name != "attention_mask"}
+    expected = {"logits": subject.run(subject.reference, whole)["logits"]}
+    rows, width = whole["input_ids"].shape
+    by_token = {name: v for name, v in whole.items() if v.shape[:2] == (rows, width)}
     for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
-        cache, logits, seen = None, [], 0
-        inputs = {name: v for name, v in subject.inputs.items() if name not in by_token}
-        for size in sizes:  # the first piece has the image
-            inputs |= {name: value[:, seen : seen + size] for name, value in by_token.items()}
-            seen += size
-            inputs["attention_mask"] = subject.inputs["attention_mask"][:, :seen]
+        pieces = {name: value.split(sizes, 1) for name, value in by_token.items()}
+        inputs = {name: value for name, value in whole.items() if name not in by_token}
+        cache, logits = None, []
+        for index in range(len(sizes)):  # the first piece has the image
+            inputs |= {name: values[index] for name, values in pieces.items()}
             with torch.no_grad():
                 step = subject.call(subject.model, inputs, past_key_values=cache, use_cache=True)
             cache, inputs = step.past_key_values, {}
             logits.append(step.logits.cpu().double())
-        expected = {"logits": subject.expected["logits"]}
         what = f"decoding in pieces of {sizes}"
         assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
 
@@ -281,8 +280,10 @@ def test_sensitivity(subject: Subject) -> None:
     others = build_inputs(subject.model.config, subject.seed + 1)
     for name, value in subject.inputs.items():
         if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
+            # Of an image with a grid no part can be hidden: hide the token before it.
+            hidden = 1 if "mm_token_type_ids" in subject.inputs else max(1, value.shape[-1] // 2)
             others[name] = value.clone()
-            others[name][..., : value.shape[-1] // 2] = 0
+            others[name][..., :hidden] = 0
         elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
             exchanged = value.flip(0)
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
@@ -322,7 +323,10 @@ def test_save_load(subject: Subject) -> None:
 def test_tying(subject: Subject) -> None:
     """Input and output embedding are one tensor exactly where the configuration says so."""
     embedding, head = subject.model.get_input_embeddings(), subject.model.get_output_embeddings()
-    tied, asked = head.weight is embedding.weight, subject.model.config.tie_word_embeddings
+    config = subject.model.config
+    if not hasattr(config, "tie_word_embeddings"):  # of a composite: its text part decides
+        config = config.get_text_config(decoder=True)
+    tied, asked = head.weight is embedding.weight, config.tie_word_embeddings
     assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
 
 
