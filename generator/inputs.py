@@ -227,7 +227,8 @@ def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> d
         "input_ids": ids,
         "attention_mask": {"kind": "ragged_mask", "lengths": lengths, "width": width},
     }
-    typed = [n for n in ("mm_token_type_ids", "token_type_ids") if n in candidate.parameters]
+    names = ("mm_token_type_ids", "moe_mm_token_type_ids", "token_type_ids")
+    typed = [name for name in names if name in candidate.parameters]
     return inputs | dict.fromkeys(typed, types)
 
 
