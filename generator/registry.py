@@ -42,6 +42,7 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "padding_invariance",
     "single_token",
     "causality",
+    "placeholders",
     "cache",
     "chunked_prefill",
     "generate",

@@ -17,7 +17,7 @@ Tree = dict[str, Any]
 
 VOCABULARY = 99
 HEADS = 4
-WIDTHS = {"text": 32, "vision": 24, "audio": 32}  # all divisible by HEADS
+WIDTHS = {"text": 32, "vision": 24, "audio": 48}  # all divisible by HEADS
 SPECIAL_IDS_END = 5  # special token ids lie below, tokens are drawn from here on
 
 
@@ -88,7 +88,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
         lambda default, kind: min(default, 2 if kind == "vision" else HEADS),
     ),  # 2D rotary
     (
-        r"(\w+_)?num_attention_heads|(mamba_)?n(um)?_heads?|(en|de)coder_attention_heads",
+        r"(\w+_)?num_attention_heads|(mamba_)?n(um)?_heads?|(\w+_)?(en|de)coder_attention_heads",
         at_most(HEADS),
     ),
     (r"mamba_d_head|mamba_head_dim", at_most(16)),  # 2 (expansion) x 32 (width) over 4 heads
@@ -122,7 +122,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
         lambda *_: WIDTHS["text"],
     ),  # of vision towers that end in the projector
     (
-        r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layers?|(en|de)coder_layers|depth",
+        r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layers?|(\w+_)?(en|de)coder_layers|depth",
         at_most(2),
     ),
     (r"(\w+_)?max_position_embeddings|n_positions|max_(target|text)_positions", at_most(48)),
@@ -146,6 +146,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"prediction_length", at_most(6)),
     (r"num_filters", at_most(4)),
     (r"codebook_size", at_most(32)),
+    (r"(input_feat_per_channel|feature_projection_input_dim)", at_most(18)),
+    (r"subsampling_conv_channels|conv_channels|classifier_proj_size", at_most(12)),
+    (r"conv_depthwise_kernel_size", at_most(7)),
+    (r"num_prompts", at_most(5)),
 )
 # The same for fields that hold a list of integers, one for each stage or layer.
 LIST_RULES: tuple[tuple[str, Rule], ...] = (
