@@ -45,7 +45,7 @@ import time
 import unittest
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,14 +84,8 @@ OUTPUTS = {
     "attentions.0": (2, 4, 20, 20),
     "attentions.1": (2, 4, 20, 20),
 }
-FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
-INSENSITIVE: dict[str, str] = {
-    "input_values_cutoffs": (
-        "a codec of three codebooks whose frames have 40 samples; 400 and 280 samples fill 10 and"
-        " 7 placeholders"
-    )
-}  # inputs that change no output -> why
+INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
     "depth_decoder.*": "the depth decoder is read for labels only, the codec without gradient",
     "codec_model.*": "the depth decoder is read for labels only, the codec without gradient",
@@ -158,12 +152,12 @@ def build_model(weights: str, size: str, seed: int) -> CsmForConditionalGenerati
 def build_inputs(config: CsmConfig, seed: int) -> Tensors:
     """A batch of two rows."""
     return {
+        "attention_mask": ragged_mask(lengths=(20, 16), width=20),
         "input_ids": with_placeholders(
             token_ids("input_ids", shape=(2, 20), low=5, high=99, seed=seed),
             token=config.audio_token_id,
             count=(10, 7),
         ),
-        "attention_mask": ragged_mask(lengths=(20, 16), width=20),
         "input_values": normals("input_values", shape=(2, 1, 400), seed=seed),
         "input_values_cutoffs": numbers(values=((400,), (280,))),
     }
@@ -268,15 +262,6 @@ def test_gradients(subject: Subject) -> None:
     assert_gradients(subject)
 
 
-def test_dtype_bf16(subject: Subject) -> None:
-    """In bf16 the outputs are of the contracted types and as near to fp64 as that allows."""
-    half = Subject(subject.device, "bfloat16", subject.weights, subject.size, subject.seed)
-    raw = flatten(half.call(half.model, half.inputs))
-    wide = tuple(name for name, value in raw.items() if value.dtype == torch.float32)
-    assert wide == FP32_OUTPUTS, f"outputs of the bf16 model that are fp32: {wide}"
-    assert_agree(half.outputs, half.expected, half.bounds, "bf16 against fp64")
-
-
 def test_isolation(subject: Subject) -> None:
     """A call changes neither its inputs nor the configuration, the weights or any class."""
     model, inputs = subject.model, copy.deepcopy(subject.inputs)
@@ -339,7 +324,7 @@ def token_ids(
     return torch.from_numpy((bits % numpy.uint64(high - low)).astype("i8") + low).reshape(shape)
 
 
-def numbers(values: list[Any]) -> torch.Tensor:
+def numbers(values: Sequence[Any]) -> torch.Tensor:
     """These numbers: int64, or fp32 where one has a decimal point."""
     return torch.tensor(values)
 
@@ -533,7 +518,7 @@ class Subject:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
-            return model(**placed(inputs, model), **OPTIONS, **options)
+            return model(**placed(inputs, model), **(OPTIONS | options))
 
     def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
@@ -585,24 +570,26 @@ def on_each_operator(handle: Callable[..., Any]) -> Any:
 
 @contextmanager
 def fp64_throughout() -> Iterator[None]:
-    """A context in which a cast to fp32 casts to fp64, and what has no type of its own is fp64.
+    """A context in which a cast to fp32 casts to fp64, and new tensors are fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
-    spoil the reference.
+    spoil the reference; and what is filled without a type would be too small for its limits.
     """
+    full = torch.ops.aten.full.default
 
     def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("dtype") == torch.float32:
+        filled = operator is full and isinstance(args[1], float) and kwargs.get("dtype") is None
+        if filled or kwargs.get("dtype") == torch.float32:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 
-    before = torch.get_default_dtype()
+    usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with on_each_operator(handle):
             yield
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(usual)
 
 
 def operators_by_device(run: Callable[[], object]) -> Counter[str]:
@@ -630,7 +617,11 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
         elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
             exchanged = value.flip(0)
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
-        outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
+        try:
+            outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
+        except (ArithmeticError, IndexError, RuntimeError, ValueError):
+            assert name not in INSENSITIVE, f"{name} is no input that changes nothing"
+            continue  # sizes or types that do not fit the other inputs: so the model reads them
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1
         effect = max(error / subject.bounds[key] for key, error in errors.items())

@@ -196,7 +196,7 @@ def test_padding_invariance(subject: Subject) -> None:
 
 def test_causality(subject: Subject) -> None:
     """A later token changes nothing before it, with and without an attention mask."""
-    name = [name for name in subject.inputs if name.endswith("input_ids")][-1]
+    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
     ids = subject.inputs[name].clone()
     width, kept = ids.shape[1], ids.shape[1] - 4
     ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
@@ -302,27 +302,7 @@ def test_determinism(subject: Subject) -> None:
 
 def test_sensitivity(subject: Subject) -> None:
     """Each input changes the output: else every other check would pass on nothing."""
-    others = build_inputs(subject.model.config, subject.seed + 1)
-    for name, value in subject.inputs.items():
-        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
-            others[name] = value.clone()
-            others[name][..., : value.shape[-1] // 2] = 0
-        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
-            exchanged = value.flip(0)
-            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
-        try:
-            outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
-        except (RuntimeError, ValueError, IndexError):
-            assert name not in INSENSITIVE, f"{name} is no input that changes nothing"
-            continue  # sizes or types that do not fit the other inputs: so the model reads them
-        errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
-        least = 10 if subject.eps < 1e-6 else 1
-        effect = max(error / subject.bounds[key] for key, error in errors.items())
-        if name in INSENSITIVE:
-            assert not effect, f"{name} changes the outputs, but {INSENSITIVE[name]}"
-            continue
-        note(effect, least)
-        assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
+    assert_sensitive(subject, [*subject.inputs])
 
 
 def test_golden(subject: Subject) -> None:
@@ -352,30 +332,16 @@ def test_tying(subject: Subject) -> None:
     model, embedding = subject.model, torch.nn.Embedding
     weights = [module.weight for module in model.modules() if isinstance(module, embedding)]
     tied = any(model.get_output_embeddings().weight is weight for weight in weights)
-    text = model.config.get_text_config(decoder=True)  # some composites leave it to their parts
-    asked = getattr(model.config, "tie_word_embeddings", text.tie_word_embeddings)
+    config = model.config
+    if not hasattr(config, "tie_word_embeddings"):  # some composites leave it to their parts
+        config = config.get_text_config(decoder=True)
+    asked = config.tie_word_embeddings
     assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
 
 
 def test_gradients(subject: Subject) -> None:
     """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
-    model, slopes, dead = subject.model, [], set()
-    subject.objective(model).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not learns(parameter):
-            dead.add(name)
-        elif parameter.grad is not None:
-            gradient = parameter.grad.cpu().double()
-            direction = normals(f"direction {name}", parameter.shape).double()
-            slopes.append((gradient * direction).sum())
-    model.zero_grad()
-    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
-    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
-    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
-    roundings = 1e3 if subject.eps < 1e-6 else 64
-    bound = roundings * subject.eps * torch.stack(slopes).norm().item()
-    error = note(abs(slope - expected), bound)
-    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
+    assert_gradients(subject)
 
 
 def test_dtype_bf16(subject: Subject) -> None:
@@ -455,11 +421,16 @@ def ragged_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
 
 
 def with_placeholders(
-    ids: torch.Tensor, token: int, count: int, starts: tuple[int, ...] = (1,)
+    ids: torch.Tensor, token: int, count: int | tuple[int, ...], starts: tuple[int, ...] = (1,)
 ) -> torch.Tensor:
-    """`ids` with `count` placeholders for features of an image or a frame from each of `starts`."""
-    for start in starts:
-        ids[:, start : start + count] = token
+    """`ids` with `count` placeholders for features of an image or a frame from each of `starts`.
+
+    A count for each row, or one for all.
+    """
+    counts = (count,) * len(ids) if isinstance(count, int) else count
+    for row, number in zip(ids, counts, strict=True):
+        for start in starts:
+            row[start : start + number] = token
     return ids
 
 
@@ -745,6 +716,55 @@ def operators_by_device(run: Callable[[], object]) -> Counter[str]:
     with on_each_operator(handle):
         run()
     return count
+
+
+def assert_sensitive(subject: Subject, names: list[str]) -> None:
+    """The inputs `names` change the output of `subject`, but for those that are known not to."""
+    others = build_inputs(subject.model.config, subject.seed + 1)
+    for name in names:
+        value = subject.inputs[name]
+        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
+            # Of an image with a grid no part can be hidden: hide the token before it.
+            hidden = 1 if "mm_token_type_ids" in subject.inputs else max(1, value.shape[-1] // 2)
+            others[name] = value.clone()
+            others[name][..., :hidden] = 0
+        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            exchanged = value.flip(0)
+            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
+        try:
+            outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
+        except (ArithmeticError, IndexError, RuntimeError, ValueError):
+            assert name not in INSENSITIVE, f"{name} is no input that changes nothing"
+            continue  # sizes or types that do not fit the other inputs: so the model reads them
+        errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
+        least = 10 if subject.eps < 1e-6 else 1
+        effect = max(error / subject.bounds[key] for key, error in errors.items())
+        if name in INSENSITIVE:
+            assert not effect, f"{name} changes the outputs, but {INSENSITIVE[name]}"
+            continue
+        note(effect, least)
+        assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
+
+
+def assert_gradients(subject: Subject) -> None:
+    """The gradients of the objective of `subject` are there and right."""
+    model, slopes, dead = subject.model, [], set()
+    subject.objective(model).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not learns(parameter):
+            dead.add(name)
+        elif parameter.grad is not None:
+            gradient = parameter.grad.cpu().double()
+            direction = normals(f"direction {name}", parameter.shape).double()
+            slopes.append((gradient * direction).sum())
+    model.zero_grad()
+    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
+    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
+    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
+    roundings = 1e3 if subject.eps < 1e-6 else 64
+    bound = roundings * subject.eps * torch.stack(slopes).norm().item()
+    error = note(abs(slope - expected), bound)
+    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
 
 
 def learns(parameter: torch.nn.Parameter) -> bool:

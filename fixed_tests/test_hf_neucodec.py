@@ -28,7 +28,6 @@ import argparse
 import copy
 import datetime
 import difflib
-import fnmatch
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -76,7 +75,6 @@ OUTPUTS = {"audio_values": (2, 1, 2880), "audio_codes": (2, 1, 24)}
 FP32_OUTPUTS: tuple[str, ...] = ("audio_values",)  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "audio_values": (0.1132446014, 0.05370399501, 0.09051814295),
     "audio_codes": (24.02255884, -18.30154392, 17.18590136),
@@ -234,11 +232,6 @@ def test_save_load(subject: Subject) -> None:
     assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
     count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
     assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
-
-
-def test_gradients(subject: Subject) -> None:
-    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
-    assert_gradients(subject)
 
 
 def test_dtype_bf16(subject: Subject) -> None:
@@ -474,7 +467,7 @@ class Subject:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
-            return model(**placed(inputs, model), **OPTIONS, **options)
+            return model(**placed(inputs, model), **(OPTIONS | options))
 
     def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
@@ -526,24 +519,26 @@ def on_each_operator(handle: Callable[..., Any]) -> Any:
 
 @contextmanager
 def fp64_throughout() -> Iterator[None]:
-    """A context in which a cast to fp32 casts to fp64, and what has no type of its own is fp64.
+    """A context in which a cast to fp32 casts to fp64, and new tensors are fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
-    spoil the reference.
+    spoil the reference; and what is filled without a type would be too small for its limits.
     """
+    full = torch.ops.aten.full.default
 
     def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("dtype") == torch.float32:
+        filled = operator is full and isinstance(args[1], float) and kwargs.get("dtype") is None
+        if filled or kwargs.get("dtype") == torch.float32:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 
-    before = torch.get_default_dtype()
+    usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with on_each_operator(handle):
             yield
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(usual)
 
 
 def operators_by_device(run: Callable[[], object]) -> Counter[str]:
@@ -571,7 +566,11 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
         elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
             exchanged = value.flip(0)
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
-        outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
+        try:
+            outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
+        except (ArithmeticError, IndexError, RuntimeError, ValueError):
+            assert name not in INSENSITIVE, f"{name} is no input that changes nothing"
+            continue  # sizes or types that do not fit the other inputs: so the model reads them
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1
         effect = max(error / subject.bounds[key] for key, error in errors.items())
@@ -580,32 +579,6 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
             continue
         note(effect, least)
         assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
-
-
-def assert_gradients(subject: Subject) -> None:
-    """The gradients of the objective of `subject` are there and right."""
-    model, slopes, dead = subject.model, [], set()
-    subject.objective(model).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not learns(parameter):
-            dead.add(name)
-        elif parameter.grad is not None:
-            gradient = parameter.grad.cpu().double()
-            direction = normals(f"direction {name}", parameter.shape).double()
-            slopes.append((gradient * direction).sum())
-    model.zero_grad()
-    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
-    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
-    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
-    roundings = 1e3 if subject.eps < 1e-6 else 64
-    bound = roundings * subject.eps * torch.stack(slopes).norm().item()
-    error = note(abs(slope - expected), bound)
-    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
-
-
-def learns(parameter: torch.nn.Parameter) -> bool:
-    """Whether a parameter has a finite gradient that is not zero."""
-    return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")
 
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first

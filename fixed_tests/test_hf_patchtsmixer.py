@@ -123,8 +123,12 @@ def build_inputs(config: PatchTSMixerConfig, seed: int) -> Tensors:
 def test_batch_invariance(subject: Subject) -> None:
     """Each row alone gives what it gives in the batch."""
     for row in (0, 1):
-        alone = subject.run(subject.model, row_of(subject.inputs, row))
-        assert_agree(alone, row_of(subject.outputs, row), subject.bounds, f"row {row} alone")
+        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
+        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
+        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
+        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
+        expected |= row_of(whole, row)
+        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
 
 
 def test_loss(subject: Subject) -> None:
@@ -350,11 +354,13 @@ def row_of(tensors: Tensors, row: int) -> Tensors:
     return {n: v[row * halves[n] : (row + 1) * halves[n]] for n, v in tensors.items()}
 
 
-def assert_loss(loss: torch.Tensor, expected: torch.Tensor, eps: float) -> None:
+def assert_loss(
+    loss: torch.Tensor, expected: torch.Tensor, eps: float, what: str = "the loss"
+) -> None:
     """The loss of the model is what its formula gives, up to some rounding errors `eps`."""
     bound = (100 if eps < 1e-6 else 4) * eps * max(1.0, abs(expected.item()))
     error = note(abs(loss.double() - expected).item(), bound)
-    assert error <= bound, f"the loss is {loss.item():.8f}, its formula gives {expected.item():.8f}"
+    assert error <= bound, f"{what} is {loss.item():.8f}, its formula gives {expected.item():.8f}"
 
 
 @dataclass
@@ -452,7 +458,7 @@ class Subject:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
-            return model(**placed(inputs, model), **OPTIONS, **options)
+            return model(**placed(inputs, model), **(OPTIONS | options))
 
     def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
@@ -504,24 +510,26 @@ def on_each_operator(handle: Callable[..., Any]) -> Any:
 
 @contextmanager
 def fp64_throughout() -> Iterator[None]:
-    """A context in which a cast to fp32 casts to fp64, and what has no type of its own is fp64.
+    """A context in which a cast to fp32 casts to fp64, and new tensors are fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
-    spoil the reference.
+    spoil the reference; and what is filled without a type would be too small for its limits.
     """
+    full = torch.ops.aten.full.default
 
     def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("dtype") == torch.float32:
+        filled = operator is full and isinstance(args[1], float) and kwargs.get("dtype") is None
+        if filled or kwargs.get("dtype") == torch.float32:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 
-    before = torch.get_default_dtype()
+    usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with on_each_operator(handle):
             yield
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(usual)
 
 
 def operators_by_device(run: Callable[[], object]) -> Counter[str]:
@@ -546,7 +554,14 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
         if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
             others[name] = value.clone()
             others[name][..., : value.shape[-1] // 2] = 0
-        outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
+        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            exchanged = value.flip(0)
+            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
+        try:
+            outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
+        except (ArithmeticError, IndexError, RuntimeError, ValueError):
+            assert name not in INSENSITIVE, f"{name} is no input that changes nothing"
+            continue  # sizes or types that do not fit the other inputs: so the model reads them
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1
         effect = max(error / subject.bounds[key] for key, error in errors.items())

@@ -95,8 +95,7 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
     known, overrides = registry.read(directory), read_overrides()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for name in COMMON:
-        importlib.import_module(name)
+    preload()
     failed, found = [], {}
     wanted = families or sorted(known)
     for family, result in apart(discover, [(each, overrides.get(each, [])) for each in wanted]):
@@ -115,6 +114,14 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def preload() -> None:
+    """Import what all models need, and all configurations, once and not in every child."""
+    for name in COMMON:
+        importlib.import_module(name)
+    for mapping, _ in HEADS:
+        list(getattr(importlib.import_module(COMMON[-1]), mapping))
 
 
 def apart(
@@ -218,6 +225,7 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
     labels = {"num_labels": LABELS} if labelled else {}
     given = {name: spec for override in overrides for name, spec in override.inputs.items()}
     candidate.given = {name: spec for name, spec in given.items() if isinstance(spec, dict)}
+    candidate.dropped = given.keys() - candidate.given.keys()
     problems: list[Exception] = []
     for relaxed in RELAXATIONS:
         try:

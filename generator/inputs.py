@@ -19,7 +19,7 @@ from templates import _random
 
 LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
 TARGET = 7  # decoder tokens of encoder-decoder models; differs from every other size
-FRAMES = 2  # of a video beside an image
+CLIP = 2  # of a video beside an image
 SAMPLES = [3200, 2400]  # two rows of audio
 FRAMES = [96, 70]  # two rows of spectra
 
@@ -35,6 +35,7 @@ class Candidate:
     tree: Tree
     config: Any
     given: dict[str, Tree] = field(default_factory=dict)  # inputs by hand
+    dropped: set[str] = field(default_factory=set)  # those that are left out by hand
     inputs: dict[str, Tree] = field(default_factory=dict)
 
     @property
@@ -170,7 +171,7 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     of_video = {name: spec for name, spec in candidate.given.items() if "video" in name}
     of_image = {name: candidate.given[name] for name in candidate.given.keys() - of_video.keys()}
     seen = {"image": image_inputs(candidate) | of_image}
-    if "pixel_values_videos" in candidate.parameters:
+    if "pixel_values_videos" in candidate.parameters - candidate.dropped:
         seen["video"] = clip_inputs(candidate) | of_video
     if candidate.architecture == "multimodal":
         seen["audio"] = candidate.given
@@ -178,7 +179,7 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
     if not counts["image"]:  # the image goes to cross-attention, or before the text
         return text | {name: spec for kind in seen for name, spec in seen[kind].items()}
-    for pieces in (1, FRAMES):
+    for pieces in (1, CLIP):
         text = placeholders(candidate, counts, pieces)
         inputs = text | {name: spec for kind in seen for name, spec in seen[kind].items()}
         if "video" not in seen or runs(candidate, model, inputs):
@@ -199,10 +200,10 @@ def image_inputs(candidate: Candidate) -> dict[str, Tree]:
 def clip_inputs(candidate: Candidate) -> dict[str, Tree]:
     """One short video a row, beside its image."""
     if "video_grid_thw" not in candidate.parameters:
-        return {"pixel_values_videos": values(2, FRAMES, *image(candidate))}
+        return {"pixel_values_videos": values(2, CLIP, *image(candidate))}
     return {
-        "pixel_values_videos": values(2 * 16 * FRAMES, patch(candidate)),
-        "video_grid_thw": {"kind": "numbers", "values": [[FRAMES, 4, 4], [FRAMES, 2, 8]]},
+        "pixel_values_videos": values(2 * 16 * CLIP, patch(candidate)),
+        "video_grid_thw": {"kind": "numbers", "values": [[CLIP, 4, 4], [CLIP, 2, 8]]},
     }
 
 
@@ -275,7 +276,8 @@ def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> d
         "input_ids": ids,
         "attention_mask": {"kind": "ragged_mask", "lengths": lengths, "width": width},
     }
-    typed = [n for n in ("mm_token_type_ids", "token_type_ids") if n in candidate.parameters]
+    names = ("mm_token_type_ids", "moe_mm_token_type_ids", "token_type_ids")
+    typed = [name for name in names if name in candidate.parameters]
     return inputs | dict.fromkeys(typed, types)
 
 
@@ -336,7 +338,7 @@ def audio_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     longest = max(counts) + WIDTH
     if longest == config.get_text_config().hidden_size:  # sizes that differ show a swap
         longest += 1
-    ids = {"kind": "with_placeholders", "of": tokens(candidate, longest)}
+    ids: Tree = {"kind": "with_placeholders", "of": tokens(candidate, longest)}
     ids |= {"token": f"config.{token}", "count": counts}
     lengths = [longest, counts[1] + LENGTHS[1]]
     return {"input_ids": ids, "attention_mask": mask(lengths)} | inputs

@@ -117,7 +117,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
         width_plus(8),
     ),
     (r"projection_dim", at_most(20)),
-    (r"out_hidden_size", lambda *_: WIDTHS["text"]),  # of vision towers that end in the projector
+    (
+        r"out_hidden_size|text_hidden_size",
+        lambda *_: WIDTHS["text"],
+    ),  # of vision towers that end in the projector
     (
         r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layers?|(\w+_)?(en|de)coder_layers|depth",
         at_most(2),
