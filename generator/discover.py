@@ -44,6 +44,10 @@ MEMORY = 8 * 2**30  # bytes for one family
 HEADS = (
     ("MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING", "speech_seq2seq"),
     ("MODEL_FOR_OBJECT_DETECTION_MAPPING", "detection"),
+    ("MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING", "grounding"),
+    ("MODEL_FOR_TEXT_RECOGNITION_MAPPING", "ocr"),
+    ("MODEL_FOR_TABLE_RECOGNITION_MAPPING", "ocr"),
+    ("MODEL_FOR_RETRIEVAL_MAPPING", "retrieval"),
     ("MODEL_FOR_DEPTH_ESTIMATION_MAPPING", "depth"),
     ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", "vision_language"),
     ("MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING", "dual_encoder"),
@@ -52,10 +56,19 @@ HEADS = (
     ("MODEL_FOR_MASKED_LM_MAPPING", "encoder_only"),
     ("MODEL_FOR_CAUSAL_LM_MAPPING", "decoder_only"),
     ("MODEL_FOR_CTC_MAPPING", "audio"),
+    ("MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING", "audio_classification"),
     ("MODEL_FOR_AUDIO_TOKENIZATION_MAPPING", "codec"),
     ("MODEL_FOR_TIME_SERIES_PREDICTION_MAPPING", "time_series"),
     ("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "vision"),
     ("MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING", "segmentation"),
+    ("MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING", "universal_segmentation"),
+    ("MODEL_FOR_KEYPOINT_DETECTION_MAPPING", "keypoint_detection"),
+    ("MODEL_FOR_KEYPOINT_MATCHING_MAPPING", "keypoint_matching"),
+    ("MODEL_FOR_POSE_ESTIMATION_MAPPING", "pose_estimation"),
+    ("MODEL_FOR_IMAGE_TO_IMAGE_MAPPING", "image_to_image"),
+    ("MODEL_FOR_IMAGE_MATTING_MAPPING", "image_to_image"),
+    ("MODEL_FOR_IMAGE_MAPPING", "backbone"),  # image features: nearly every model has them
+    ("MODEL_FOR_BACKBONE_MAPPING", "backbone"),
 )
 LABELS = 5  # classes of classifiers
 # What every model imports, in 3 of its 4 seconds: imported before processes are forked.
@@ -68,7 +81,13 @@ COMMON = (
 )
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 CACHES = {"past_key_values", "cache_params", "state"}  # arguments that hold one
-LABELLED = ("vision", "video", "detection", "segmentation")
+LABELLED = (
+    "vision",
+    "video",
+    "segmentation",
+    "universal_segmentation",
+    "audio_classification",
+)  # and all whose name ends in "detection"
 
 
 def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
@@ -76,8 +95,7 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
     known, overrides = registry.read(directory), read_overrides()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for name in COMMON:
-        importlib.import_module(name)
+    preload()
     failed, found = [], {}
     wanted = families or sorted(known)
     for family, result in apart(discover, [(each, overrides.get(each, [])) for each in wanted]):
@@ -96,6 +114,14 @@ def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def preload() -> None:
+    """Import what all models need, and all configurations, once and not in every child."""
+    for name in COMMON:
+        importlib.import_module(name)
+    for mapping, _ in HEADS:
+        list(getattr(importlib.import_module(COMMON[-1]), mapping))
 
 
 def apart(
@@ -195,9 +221,11 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
     for override in overrides:
         config = merged(config, override.config)
     candidate = choose(family, next((o for o in overrides if o.head), None))
-    labels = {"num_labels": LABELS} if candidate.architecture in LABELLED else {}
+    labelled = candidate.architecture in LABELLED or candidate.architecture.endswith("detection")
+    labels = {"num_labels": LABELS} if labelled else {}
     given = {name: spec for override in overrides for name, spec in override.inputs.items()}
     candidate.given = {name: spec for name, spec in given.items() if isinstance(spec, dict)}
+    candidate.dropped = given.keys() - candidate.given.keys()
     problems: list[Exception] = []
     for relaxed in RELAXATIONS:
         try:
@@ -237,8 +265,11 @@ def choose(family: str, override: Override | None) -> Candidate:
         return Candidate(family, override.architecture, why, model_class, {}, None)
     for mapping, architecture in HEADS:
         for model_class in heads.classes(mapping, family) if head in (None, mapping) else ():
-            attends = hasattr(model_class.config_class(), "num_attention_heads")
-            kind = architecture if attends or architecture != "decoder_only" else "state_space"
+            config, kind = model_class.config_class(), architecture
+            if kind == "decoder_only" and not hasattr(config, "num_attention_heads"):
+                kind = "state_space"
+            if kind == "vision_language" and config.is_encoder_decoder:
+                kind = "vision_encoder_decoder"
             return Candidate(family, kind, mapping, model_class, {}, None)
     raise registry.RegistryError(
         f"{family}: none of its classes is in {head or 'a mapping of generator.discover.HEADS'}; "
@@ -248,7 +279,8 @@ def choose(family: str, override: Override | None) -> Candidate:
 
 def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     """Build and run the tiny model; its entry in the registry."""
-    attentions = ["sdpa", "eager"] if candidate.model_class._supports_sdpa else []
+    one = any("attention_parity" in override.not_applicable for override in overrides)
+    attentions = ["sdpa", "eager"] if candidate.model_class._supports_sdpa and not one else []
     can_set_experts = candidate.model_class._can_set_experts_implementation()
     experts = ["grouped_mm", "batched_mm", "eager"] if can_set_experts else []
     options: Tree = {}
@@ -305,7 +337,7 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         outputs={name: list(value.shape) for name, value in everything.items()},
         checks={check: fact for check, fact in applicable.items() if check in there},
         not_applicable={check: fact for check, fact in reasons.items() if check in there},
-        fp32_outputs=fp32_outputs(subject),
+        fp32_outputs=fp32_outputs(subject) if "dtype_bf16" in applicable else [],
         heads=further,
         heads_left_out=left_out,
         coverage=limit.coverage if limit and limit.coverage else "full",
@@ -313,7 +345,8 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         options=options,
         constants=constants(candidate),
         insensitive={name: each.reason for each in overrides for name in each.insensitive},
-        no_gradient={p: override.reason for override in overrides for p in override.no_gradient},
+        no_gradient=cross_attention(further)
+        | {p: override.reason for override in overrides for p in override.no_gradient},
         golden={name: golden(value) for name, value in subject.expected.items()},
     )
 
@@ -368,6 +401,20 @@ def living_heads(candidate: Candidate, seed: int) -> tuple[dict[str, str], dict[
     return living, left_out
 
 
+def cross_attention(further: Iterable[str]) -> dict[str, str]:
+    """The patterns of the parameters that decoders of an encoder-decoder do not use alone."""
+    reason = "a decoder without an encoder's states leaves its cross-attention out"
+    found = {}
+    for name in further:
+        with torch.device("meta"):
+            model = getattr(transformers, name)(_story.build_config())
+        names = [n for n, _ in model.named_parameters()] if name.endswith("ForCausalLM") else []
+        for part in ("encoder_attn", "cross_attn"):
+            if any(f".{part}" in each for each in names):
+                found[f"{name}.*.{part}*"] = reason
+    return found
+
+
 def agrees(head: str, task: str, seed: int) -> bool:
     """Whether the loss of a head is what the formula of `task` gives."""
     subject = Head("cpu", seed=seed, head=head, task=task)
@@ -400,7 +447,7 @@ def accepts(subject: Subject, flag: str) -> bool:
         return len(subject.run(subject.reference, subject.inputs, **{flag: True})) > len(
             subject.expected
         )
-    except TypeError:
+    except (TypeError, ValueError):  # unknown, or refused
         return False
 
 
@@ -421,12 +468,13 @@ def facts(
     """The checks that apply with the fact that makes them apply, and those that don't with why."""
     model, name = subject.reference, candidate.model_class.__name__
     takes = candidate.parameters
+    over_time = getattr(candidate.config, "feat_extract_norm", None) == "group"
     labels = bool(takes & {"labels", "return_loss", "future_values"})
     questions: dict[str, tuple[bool, str, str]] = {
         "tying": (
-            has_output_embeddings(model),
+            has_output_embeddings(model) and hasattr(model.config, "tie_word_embeddings"),
             f"{name} has an output embedding",
-            f"{name} has no output embedding",
+            f"{name} has no output embedding, or a configuration that leaves tying to its parts",
         ),
         "attention_parity": (
             bool(attentions),
@@ -439,9 +487,13 @@ def facts(
             f"{name} has no choice of experts implementations",
         ),
         "padding_invariance": (
-            "attention_mask" in candidate.inputs,
+            "attention_mask" in candidate.inputs and not over_time,
             f"{name}.forward takes attention_mask",
-            f"{name}.forward takes no attention_mask",
+            (
+                "feat_extract_norm is 'group': it norms over the whole row, padding included"
+                if over_time
+                else f"{name}.forward takes no attention_mask"
+            ),
         ),
         "single_token": (
             "attention_mask" in candidate.inputs,

@@ -42,10 +42,15 @@ def classes(mapping: str, family: str) -> Iterator[Any]:
 
 
 def further(family: str, main: Any) -> dict[str, str]:
-    """The heads of `family` beside its `main` class, of the same configuration: their tasks."""
+    """The heads of `family` of the same configuration as its `main` class: their tasks.
+
+    The main class is among them where no template has the formula of its loss.
+    """
     found: dict[str, str] = {}
     for mapping, task in TASKS.items():
         for each in classes(mapping, family):
-            if each is not main and each.config_class is main.config_class:
+            if each is main and task != "question":
+                continue
+            if each.config_class is main.config_class:
                 found.setdefault(each.__name__, task)
     return found

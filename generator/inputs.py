@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
-from generator.shrink import Tree, special_ids_end
+from generator.shrink import VOCABULARY, Tree, special_ids_end
 from templates import _random
 
 LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
 TARGET = 7  # decoder tokens of encoder-decoder models; differs from every other size
-FRAMES = 2  # of a video beside an image
+CLIP = 2  # of a video beside an image
 SAMPLES = [3200, 2400]  # two rows of audio
+FRAMES = [96, 70]  # two rows of spectra
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Candidate:
     tree: Tree
     config: Any
     given: dict[str, Tree] = field(default_factory=dict)  # inputs by hand
+    dropped: set[str] = field(default_factory=set)  # those that are left out by hand
     inputs: dict[str, Tree] = field(default_factory=dict)
 
     @property
@@ -44,9 +46,8 @@ class Candidate:
 
 def tokens(candidate: Candidate, width: int | str = WIDTH) -> Tree:
     """Token ids that are no special tokens."""
-    size, low = candidate.config.get_text_config(decoder=True).vocab_size, special_ids_end(
-        candidate.tree
-    )
+    text = candidate.config.get_text_config(decoder=True)
+    size, low = getattr(text, "vocab_size", VOCABULARY), special_ids_end(candidate.tree)
     return {"kind": "token_ids", "shape": [2, width], "low": low, "high": size}
 
 
@@ -62,7 +63,9 @@ def values(*shape: int | str) -> Tree:
 
 def text_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Token ids, mask and, where the model tells segments apart, token types."""
-    inputs = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+    inputs = {"input_ids": tokens(candidate)}
+    if "attention_mask" in candidate.parameters:
+        inputs["attention_mask"] = mask(LENGTHS)
     if (
         "token_type_ids" in candidate.parameters
         and getattr(candidate.config, "type_vocab_size", 0) > 1
@@ -111,6 +114,29 @@ def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
     return inputs
 
 
+def page_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Lines of text or tables: images wider than high, but where the size is configured."""
+    size = reach(candidate.config, "image_size")
+    return {"pixel_values": values(2, 3, size or 48, size or 96)}
+
+
+def prompted_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Square images and, for each, two points on one object and two on another."""
+    points = [[[[9.0, 20.0], [30.0, 12.0]], [[5.0, 6.0], [50.0, 41.0]]]]
+    points += [[[[40.0, 33.0], [17.0, 51.0]], [[22.0, 8.0], [11.0, 27.0]]]]
+    labels = [[[1, 0], [1, 1]], [[1, 1], [0, 1]]]
+    return {
+        "pixel_values": values(2, *image(candidate)),
+        "input_points": {"kind": "numbers", "values": points},
+        "input_labels": {"kind": "numbers", "values": labels},
+    }
+
+
+def pair_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Pairs of images that are not square."""
+    return {"pixel_values": values(2, 2, 3, 96, 64)}
+
+
 def video_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Frames of square images."""
     return {"pixel_values": values(2, "config.num_frames", *image(candidate))}
@@ -125,6 +151,16 @@ def dual_inputs(candidate: Candidate) -> dict[str, Tree]:
     return {"input_ids": ids, "attention_mask": mask(LENGTHS), "pixel_values": pixels}
 
 
+def vision_text_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """A text with an image beside it, or with placeholders for what the encoder sees of it."""
+    if placeholder(candidate, "image"):
+        return vision_language_inputs(candidate)
+    inputs = text_inputs(candidate) | {"pixel_values": values(2, *image(candidate))}
+    if "pixel_mask" in candidate.parameters:
+        inputs["pixel_mask"] = {"kind": "ragged_pixels", "sizes": [[32, 32], [24, 16]]}
+    return inputs
+
+
 def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Images, videos where the model takes them, and a text with a placeholder for each feature.
 
@@ -132,14 +168,18 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     each frame's apart, as the model takes them.
     """
     model = candidate.model_class(candidate.config)
-    seen = {"image": image_inputs(candidate) | candidate.given}
-    if "pixel_values_videos" in candidate.parameters and "pixel_values_videos" not in seen["image"]:
-        seen["video"] = clip_inputs(candidate)
+    of_video = {name: spec for name, spec in candidate.given.items() if "video" in name}
+    of_image = {name: candidate.given[name] for name in candidate.given.keys() - of_video.keys()}
+    seen = {"image": image_inputs(candidate) | of_image}
+    if "pixel_values_videos" in candidate.parameters - candidate.dropped:
+        seen["video"] = clip_inputs(candidate) | of_video
+    if candidate.architecture == "multimodal":
+        seen["audio"] = candidate.given
     counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
     text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
     if not counts["image"]:  # the image goes to cross-attention, or before the text
         return text | {name: spec for kind in seen for name, spec in seen[kind].items()}
-    for pieces in (1, FRAMES):
+    for pieces in (1, CLIP):
         text = placeholders(candidate, counts, pieces)
         inputs = text | {name: spec for kind in seen for name, spec in seen[kind].items()}
         if "video" not in seen or runs(candidate, model, inputs):
@@ -160,10 +200,10 @@ def image_inputs(candidate: Candidate) -> dict[str, Tree]:
 def clip_inputs(candidate: Candidate) -> dict[str, Tree]:
     """One short video a row, beside its image."""
     if "video_grid_thw" not in candidate.parameters:
-        return {"pixel_values_videos": values(2, FRAMES, *image(candidate))}
+        return {"pixel_values_videos": values(2, CLIP, *image(candidate))}
     return {
-        "pixel_values_videos": values(2 * 16 * FRAMES, patch(candidate)),
-        "video_grid_thw": {"kind": "numbers", "values": [[FRAMES, 4, 4], [FRAMES, 2, 8]]},
+        "pixel_values_videos": values(2 * 16 * CLIP, patch(candidate)),
+        "video_grid_thw": {"kind": "numbers", "values": [[CLIP, 4, 4], [CLIP, 2, 8]]},
     }
 
 
@@ -180,13 +220,16 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
 
     None where they do not take the place of placeholders in the text.
     """
-    get = getattr(model, f"get_{kind}_features", None)
+    holders = (model.base_model, model, getattr(model, "vlm", None))
+    found = (get for m in holders if (get := getattr(m, f"get_{kind}_features", None)))
+    get = next(found, None)
     if get is None or placeholder(candidate, kind) is None:
         return None
     takes = inspect.signature(get).parameters
     inputs = {n: make_input(n, s, candidate.config, 0) for n, s in seen.items() if n in takes}
     with torch.no_grad():
-        features = get(**inputs, return_dict=True).pooler_output
+        found = get(**inputs, return_dict=True)
+    features = found.last_hidden_state if found.pooler_output is None else found.pooler_output
     sizes = [each.numel() for each in ([features] if torch.is_tensor(features) else features)]
     count = sum(sizes) // model.get_input_embeddings().embedding_dim // 2
     names = ("image_seq_length", "mm_tokens_per_image", "num_query_tokens", "video_seq_length")
@@ -197,7 +240,7 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
 def placeholder(candidate: Candidate, kind: str) -> str | None:
     """The expression that gives the token in whose place go the features of `kind`."""
     names = [f"{kind}_token_{ending}" for ending in ("index", "id")]
-    return next((f"config.{name}" for name in names if hasattr(candidate.config, name)), None)
+    return next((each for name in names if (each := reach(candidate.config, name))), None)
 
 
 def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> dict[str, Tree]:
@@ -218,13 +261,23 @@ def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> d
             **spans,
         }
         types = {"kind": "with_placeholders", "of": types, "token": number, **spans}
+        marker = f"{'audio' if kind == 'audio' else 'vision'}_start_token_id"
+        if candidate.architecture == "multimodal" and hasattr(candidate.config, marker):
+            ids = {
+                "kind": "with_placeholders",
+                "of": ids,
+                "token": f"config.{marker}",
+                "starts": [plus(start, -1)],
+                "count": 1,
+            }
         start = plus(count, start + 2)
     lengths = [plus(total, length) for length in LENGTHS]
     inputs = {
         "input_ids": ids,
         "attention_mask": {"kind": "ragged_mask", "lengths": lengths, "width": width},
     }
-    typed = [n for n in ("mm_token_type_ids", "token_type_ids") if n in candidate.parameters]
+    names = ("mm_token_type_ids", "moe_mm_token_type_ids", "token_type_ids")
+    typed = [name for name in names if name in candidate.parameters]
     return inputs | dict.fromkeys(typed, types)
 
 
@@ -246,20 +299,61 @@ def runs(candidate: Candidate, model: Any, inputs: dict[str, Tree]) -> bool:
     return True
 
 
+def image_to_text_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """An image, with a text where the encoder reads one too, and tokens for the decoder."""
+    if "input_ids" in candidate.parameters:
+        inputs = vision_language_inputs(candidate)
+    else:
+        inputs = vision_inputs(candidate)
+    return inputs | {"decoder_input_ids": tokens(candidate, TARGET)}
+
+
 def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Audio for the encoder, as samples or as spectra, and tokens for the decoder."""
-    decoder = {"decoder_input_ids": tokens(candidate, TARGET)}
-    if "input_features" in candidate.parameters:
-        mels = reach(candidate.config, "num_mel_bins") or 80
-        positions = reach(candidate.config, "max_source_positions")
-        frames = f"{positions} * 2" if positions else 80
-        return {"input_features": values(2, mels, frames)} | decoder
-    return audio_inputs(candidate) | decoder
+    """Audio for the encoder and tokens for the decoder."""
+    return audio_inputs(candidate) | {"decoder_input_ids": tokens(candidate, TARGET)}
+
+
+def audio_language_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Spectra of two sounds and a text, with a placeholder for each feature of a sound."""
+    config, given = candidate.config, candidate.given
+    mels, positions = (reach(config, n) for n in ("num_mel_bins", "max_source_positions"))
+    frames: int | str = f"{positions} * 2" if positions else FRAMES[0]
+    width = concrete(frames, config)
+    inputs = {"input_features": values(2, mels or 80, frames)}
+    for name in {"input_features_mask", "feature_attention_mask"} & candidate.parameters:
+        inputs[name] = mask([width, width - 26])
+    inputs |= given
+    if "input_ids" in inputs:
+        return inputs
+    counts, model = [], candidate.model_class(config).eval()
+    takes = inspect.signature(model.get_audio_features).parameters
+    read = takes if "input_features" in takes else inputs  # some pass on whatever they are given
+    sound = {n: make_input(n, spec, config, 0) for n, spec in inputs.items() if n in read}
+    for row in (0, 1):  # as many placeholders as the model makes features of the sound
+        with torch.no_grad():
+            made = model.get_audio_features(**{n: v[row : row + 1] for n, v in sound.items()})
+        features = made if isinstance(made, torch.Tensor) else made.pooler_output
+        counts.append(features.flatten(0, -2).shape[0])
+    token = "audio_token_id" if hasattr(config, "audio_token_id") else "audio_token_index"
+    longest = max(counts) + WIDTH
+    if longest == config.get_text_config().hidden_size:  # sizes that differ show a swap
+        longest += 1
+    ids: Tree = {"kind": "with_placeholders", "of": tokens(candidate, longest)}
+    ids |= {"token": f"config.{token}", "count": counts}
+    lengths = [longest, counts[1] + LENGTHS[1]]
+    return {"input_ids": ids, "attention_mask": mask(lengths)} | inputs
 
 
 def audio_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Samples of two sounds of different lengths."""
-    return {"input_values": values(2, SAMPLES[0]), "attention_mask": mask(SAMPLES)}
+    """Two sounds of different lengths, as samples or as spectra."""
+    if "input_features" not in candidate.parameters:
+        return {"input_values": values(2, SAMPLES[0]), "attention_mask": mask(SAMPLES)}
+    mels, positions = (reach(candidate.config, n) for n in ("num_mel_bins", "max_source_positions"))
+    if mels and positions:  # always 30 s, which two strided convolutions make into the positions
+        return {"input_features": values(2, mels, f"{positions} * 2")}
+    for name in ("input_feat_per_channel", "feature_projection_input_dim"):
+        mels = mels or reach(candidate.config, name)
+    return {"input_features": values(2, FRAMES[0], mels or 80), "attention_mask": mask(FRAMES)}
 
 
 def codec_inputs(candidate: Candidate) -> dict[str, Tree]:
@@ -272,6 +366,53 @@ def series_inputs(candidate: Candidate) -> dict[str, Tree]:
     return {"past_values": values(2, "config.context_length", "config.num_input_channels")}
 
 
+def univariate_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Past values of two series."""
+    return {"past_values": values(2, "config.context_length")}
+
+
+def covariate_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Past and future values, what is known of every time, and what is known of each series."""
+    config = candidate.config
+    past = config.context_length + max(config.lags_sequence)
+    kinds = {"kind": "token_ids", "shape": [2, "config.num_static_categorical_features"]}
+    return {
+        "past_values": values(2, past),
+        "past_time_features": values(2, past, "config.num_time_features"),
+        "past_observed_mask": mask([past, past - 3]) | {"kind": "observed_mask"},
+        "static_categorical_features": kinds | {"low": 0, "high": min(config.cardinality)},
+        "static_real_features": values(2, "config.num_static_real_features"),
+        "future_values": values(2, "config.prediction_length"),
+        "future_time_features": values(2, "config.prediction_length", "config.num_time_features"),
+    }
+
+
+def spectrogram_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Spectra of the configured length."""
+    return {"input_values": values(2, "config.max_length", "config.num_mel_bins")}
+
+
+def audio_dual_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts and sounds."""
+    return {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+
+
+def speech_synthesis_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts; what else a model reads (speakers, noise) is given by hand."""
+    return candidate.given if "input_ids" in candidate.given else text_inputs(candidate)
+
+
+def codec_language_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts and codes or latents of sounds, which are given by hand."""
+    return {"attention_mask": mask(LENGTHS)} | candidate.given
+
+
+def vocoder_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Spectra and the noise that becomes their sound."""
+    noise = values(2, 20, "config.model_in_channels")
+    return {"input_features": values(2, 20, "config.num_mel_bins"), "noise_sequence": noise}
+
+
 INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "encoder_only": text_inputs,
     "decoder_only": text_inputs,
@@ -279,15 +420,41 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "encoder_decoder": seq2seq_inputs,
     "vision": vision_inputs,
     "dual_encoder": dual_inputs,
+    "sigmoid_dual_encoder": dual_inputs,
+    "grounding": dual_inputs,
+    "vision_text": vision_text_inputs,
     "vision_language": vision_language_inputs,
+    "retrieval": vision_language_inputs,
+    "multimodal": vision_language_inputs,
+    "vision_encoder_decoder": image_to_text_inputs,
     "detection": pyramid_inputs,
+    "focal_detection": pyramid_inputs,
+    "varifocal_detection": pyramid_inputs,
+    "ocr": page_inputs,
     "segmentation": pyramid_inputs,
     "depth": vision_inputs,
+    "universal_segmentation": pyramid_inputs,
+    "mask_generation": prompted_inputs,
+    "keypoint_detection": pyramid_inputs,
+    "keypoint_matching": pair_inputs,
+    "pose_estimation": vision_inputs,
+    "image_to_image": vision_inputs,
+    "backbone": vision_inputs,
     "video": video_inputs,
     "speech_seq2seq": speech_inputs,
+    "audio_language": audio_language_inputs,
     "audio": audio_inputs,
     "codec": codec_inputs,
+    "audio_autoencoder": codec_inputs,
+    "transducer": speech_inputs,
+    "audio_dual_encoder": audio_dual_inputs,
+    "text_to_speech": speech_synthesis_inputs,
+    "vocoder": vocoder_inputs,
+    "codec_language": codec_language_inputs,
     "time_series": series_inputs,
+    "quantile_time_series": univariate_inputs,
+    "probabilistic_time_series": covariate_inputs,
+    "audio_classification": spectrogram_inputs,
 }
 
 

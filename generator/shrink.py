@@ -17,13 +17,13 @@ Tree = dict[str, Any]
 
 VOCABULARY = 99
 HEADS = 4
-WIDTHS = {"text": 32, "vision": 24, "audio": 32}  # all divisible by HEADS
+WIDTHS = {"text": 32, "vision": 24, "audio": 48}  # all divisible by HEADS
 SPECIAL_IDS_END = 5  # special token ids lie below, tokens are drawn from here on
 
 
 def modality(name: str, fields: Tree) -> str:
     """Text, vision or audio, by the name of a configuration class and its fields."""
-    if re.search(r"Vision|Image|ViT", name) or {"image_size", "patch_size"} & fields.keys():
+    if re.search(r"Vision|Image|ViT(?!Text)", name) or {"image_size", "patch_size"} & fields.keys():
         return "vision"
     if re.search(r"Audio|Speech|Encodec", name) or "num_mel_bins" in fields:
         return "audio"
@@ -88,7 +88,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
         lambda default, kind: min(default, 2 if kind == "vision" else HEADS),
     ),  # 2D rotary
     (
-        r"(\w+_)?num_attention_heads|(mamba_)?n(um)?_heads?|(en|de)coder_attention_heads",
+        r"(\w+_)?num_attention_heads|(mamba_)?n(um)?_heads?|(\w+_)?(en|de)coder_attention_heads",
         at_most(HEADS),
     ),
     (r"mamba_d_head|mamba_head_dim", at_most(16)),  # 2 (expansion) x 32 (width) over 4 heads
@@ -117,9 +117,12 @@ RULES: tuple[tuple[str, Rule], ...] = (
         width_plus(8),
     ),
     (r"projection_dim", at_most(20)),
-    (r"out_hidden_size", lambda *_: WIDTHS["text"]),  # of vision towers that end in the projector
     (
-        r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layers?|(en|de)coder_layers|depth",
+        r"out_hidden_size|text_hidden_size",
+        lambda *_: WIDTHS["text"],
+    ),  # of vision towers that end in the projector
+    (
+        r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layers?|(\w+_)?(en|de)coder_layers|depth",
         at_most(2),
     ),
     (r"(\w+_)?max_position_embeddings|n_positions|max_(target|text)_positions", at_most(48)),
@@ -143,6 +146,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"prediction_length", at_most(6)),
     (r"num_filters", at_most(4)),
     (r"codebook_size", at_most(32)),
+    (r"(input_feat_per_channel|feature_projection_input_dim)", at_most(18)),
+    (r"subsampling_conv_channels|conv_channels|classifier_proj_size", at_most(12)),
+    (r"conv_depthwise_kernel_size", at_most(7)),
+    (r"num_prompts", at_most(5)),
 )
 # The same for fields that hold a list of integers, one for each stage or layer.
 LIST_RULES: tuple[tuple[str, Rule], ...] = (
@@ -202,23 +209,19 @@ def shrink(
     tree: Tree = {"class": config_class.__name__}
     for name, default in {**defaults, **arguments}.items():
         if name not in overrides and name not in subs:
-            value = tiny_value(name, default, kind, special)
+            staged = name.endswith("out_indices") and "num_hidden_layers" not in defaults
+            value = default if staged else tiny_value(name, default, kind, special)
             for pattern, other in (relaxed or {}).items():
                 if re.fullmatch(pattern, name) and value is not None:
                     value = other
             if value != defaults.get(name) and value != listed(defaults.get(name)):
                 tree[name] = value
-            if (
-                name.endswith("out_indices") and value
-            ):  # as many layers as feature maps are taken from
-                tree["num_hidden_layers"] = len(value)
+            if name.endswith("out_indices") and value and "num_hidden_layers" in defaults:
+                tree["num_hidden_layers"] = len(value)  # as many as feature maps are taken from
     for name, (sub_class, sub_arguments, optional) in subs.items():
         own = overrides.pop(name, None)
         if own is not None or not optional:
-            name_of_class = (own or {}).pop("class", sub_class.__name__)
-            tree[name] = shrink(
-                class_of_transformers(name_of_class), own, sub_arguments, special, relaxed
-            )
+            tree[name] = shrunk_part(sub_class, own, sub_arguments, special, relaxed)
     tree |= overrides
     if "mrope_section" in getattr(config_class, "ignore_keys_at_rope_validation", ()):
         tree.setdefault("rope_parameters", multimodal_rope(tree))
@@ -249,6 +252,18 @@ def layers_of_every_kind(config_class: type, arguments: Tree, tree: Tree) -> Tre
     chosen += layers[: max(0, 2 - len(chosen))]
     lists = {n: list(column) for n, column in zip(names, zip(*chosen, strict=True), strict=True)}
     return {"num_hidden_layers": len(chosen)} | lists
+
+
+def shrunk_part(sub_class: type, own: Tree | None, *others: Any) -> Tree:
+    """The tiny sub-configuration; its values alone where transformers hides the class."""
+    import transformers
+
+    given = (own or {}).pop("class", None)
+    part = class_of_transformers(given) if given else sub_class
+    tree = shrink(part, own, *others)
+    if not hasattr(transformers, part.__name__):
+        del tree["class"]  # the composite makes it of the values
+    return tree
 
 
 def multimodal_rope(tree: Tree) -> Tree:

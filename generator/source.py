@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import symtable
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -124,9 +125,14 @@ def import_lines(imports: Iterable[Import]) -> list[str]:
         if name:
             names.setdefault(module, []).append(name)
     for module in sorted(names):
-        names[module].sort(key=lambda n: (not n.isupper(), not n[0].isupper(), n.lower()))
+        names[module].sort(key=lambda n: (not n.isupper(), not n[0].isupper(), natural(n)))
         lines.append(f"from {module} import {', '.join(names[module])}\n")
     return lines
+
+
+def natural(name: str) -> list[str | int]:
+    """A key by which names sort whatever their case, and numbers in them by their value."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
 
 
 def _globals(table: symtable.SymbolTable, executed: bool) -> Iterator[str]:

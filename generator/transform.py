@@ -296,11 +296,14 @@ def header(template: Source, entry: Entry) -> str:
         )
         for paragraph in template.docstring.split("\n\n")
     )
+    banner = f"{BANNER} {entry.family}` from templates/{template.name}.py"
+    if len(banner) > LINE:
+        banner = banner.replace(" from templates", "\n# from templates")
     requirements = "".join(f'#   "{name}",\n' for name in (*DEPENDENCIES, *entry.requires))
     return f"""\
 {paragraphs}
 
-{BANNER} {entry.family}` from templates/{template.name}.py
+{banner}
 # and [{entry.family}] of generator/registry/{template.name}.toml; do not edit.
 
 # /// script

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from templates import _story as story
+from templates._basics import assert_gradients
 from templates._compare import assert_agree, first, row_of
 from templates._random import ragged_mask
 from templates._subject import Subject, generate
@@ -37,15 +40,19 @@ def test_experts_parity(subject: Subject) -> None:
 def test_batch_invariance(subject: Subject) -> None:
     """Each row alone gives what it gives in the batch."""
     for row in (0, 1):
-        alone = subject.run(subject.model, row_of(subject.inputs, row))
-        assert_agree(alone, row_of(subject.outputs, row), subject.bounds, f"row {row} alone")
+        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
+        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
+        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
+        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
+        expected |= row_of(whole, row)
+        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
 
 
 def test_padding_invariance(subject: Subject) -> None:
     """What stands behind a row's end, and how much of it, changes nothing in the row."""
-    mask = subject.inputs["attention_mask"][1:]
-    length, width = int(mask.sum()), mask.shape[1]
     padded = row_of(subject.inputs, 1)
+    mask = padded["attention_mask"]  # of several texts where a row has several
+    length, width = int(mask.sum(1).max()), mask.shape[1]
     outputs = first(subject.run(subject.model, padded), length, width)
     expected = subject.run(subject.model, first(padded, length, width))
     assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
@@ -62,7 +69,7 @@ def test_single_token(subject: Subject) -> None:
 
 def test_causality(subject: Subject) -> None:
     """A later token changes nothing before it, with and without an attention mask."""
-    name = [name for name in subject.inputs if name.endswith("input_ids")][-1]
+    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
     ids = subject.inputs[name].clone()
     width, kept = ids.shape[1], ids.shape[1] - 4
     ids[:, kept:] = story.build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
@@ -87,3 +94,17 @@ def test_generate(subject: Subject) -> None:
     alone = generate(subject, bare, use_cache=True)
     assert_agree(uncached, cached, subject.bounds, "without the cache")
     assert_agree(alone, row_of(cached, 1), subject.bounds, "a row without its left padding")
+
+
+def test_gradients(subject: Subject) -> None:
+    """Without padding each parameter has a gradient; the slope is the finite difference in fp64.
+
+    A frame of padding may attend to nothing: its softmax is uniform whatever the scores are, but
+    has a slope by convention.
+    """
+    full = replace(subject)
+    full.inputs = {
+        name: torch.ones_like(value) if name.endswith("mask") else value
+        for name, value in subject.inputs.items()
+    }
+    assert_gradients(full)

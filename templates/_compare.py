@@ -70,8 +70,10 @@ def first(tensors: Tensors, length: int, width: int) -> Tensors:
     }
 
 
-def assert_loss(loss: torch.Tensor, expected: torch.Tensor, eps: float) -> None:
+def assert_loss(
+    loss: torch.Tensor, expected: torch.Tensor, eps: float, what: str = "the loss"
+) -> None:
     """The loss of the model is what its formula gives, up to some rounding errors `eps`."""
     bound = (100 if eps < 1e-6 else 4) * eps * max(1.0, abs(expected.item()))
     error = note(abs(loss.double() - expected).item(), bound)
-    assert error <= bound, f"the loss is {loss.item():.8f}, its formula gives {expected.item():.8f}"
+    assert error <= bound, f"{what} is {loss.item():.8f}, its formula gives {expected.item():.8f}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
@@ -49,7 +50,7 @@ def token_ids(
     return torch.from_numpy((bits % numpy.uint64(high - low)).astype("i8") + low).reshape(shape)
 
 
-def numbers(values: list[Any]) -> torch.Tensor:
+def numbers(values: Sequence[Any]) -> torch.Tensor:
     """These numbers: int64, or fp32 where one has a decimal point."""
     return torch.tensor(values)
 
@@ -57,6 +58,11 @@ def numbers(values: list[Any]) -> torch.Tensor:
 def ragged_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
     """Attention mask, int64 (rows, width): row r attends to its first `lengths[r]` positions."""
     return (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+
+
+def observed_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
+    """Mask of observed values, fp32 (rows, width): row r has its first `lengths[r]` values."""
+    return ragged_mask(lengths, width).float()
 
 
 def ragged_pixels(sizes: tuple[tuple[int, int], ...]) -> torch.Tensor:
@@ -81,12 +87,46 @@ def zeros(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def with_placeholders(
-    ids: torch.Tensor, token: int, count: int, starts: tuple[int, ...] = (1,)
+    ids: torch.Tensor, token: int, count: int | tuple[int, ...], starts: tuple[int, ...] = (1,)
 ) -> torch.Tensor:
-    """`ids` with `count` placeholders for features of an image or a frame from each of `starts`."""
-    for start in starts:
-        ids[:, start : start + count] = token
+    """`ids` with `count` placeholders for features of an image or a frame from each of `starts`.
+
+    A count for each row, or one for all.
+    """
+    counts = (count,) * len(ids) if isinstance(count, int) else count
+    for row, number in zip(ids, counts, strict=True):
+        for start in starts:
+            row[start : start + number] = token
     return ids
+
+
+def ragged_tiles(tokens: int, tiles: tuple[int, ...], most: int) -> torch.Tensor:
+    """Cross-attention mask, int64 (rows, tokens, 1, most): each token sees a row's first tiles."""
+    return ragged_mask(tiles, most)[:, None, None].repeat(1, tokens, 1, 1)
+
+
+def boxes(name: str, shape: tuple[int, int], size: float, seed: int = 0) -> torch.Tensor:
+    """Boxes on a page of `size` by their corners (left, top, right, bottom), `shape` + (4,).
+
+    They are fp32 where the size is a fraction (binary ones, so exact), else int64.
+    """
+    corners = token_ids(name, (*shape, 2, 2), 0, 1024, seed).sort(-2).values.flatten(-2) * size
+    return corners / 1024 if isinstance(size, float) else corners // 1024
+
+
+def placed_patches(
+    name: str, grids: tuple[tuple[int, int], ...], values: int, seed: int = 0
+) -> torch.Tensor:
+    """Flat patches, fp32 (rows, patches, 2 + values): each begins with its row and column from 1.
+
+    An image has a grid of (rows, columns) patches; zeros follow where others have more.
+    """
+    patches = normals(name, (len(grids), max(map(math.prod, grids)), 2 + values), seed)
+    for image, (height, width) in zip(patches, grids, strict=True):
+        image[: height * width, 0] = torch.arange(1, height + 1).repeat_interleave(width)
+        image[: height * width, 1] = torch.arange(1, width + 1).repeat(height)
+        image[height * width :] = 0
+    return patches
 
 
 def set_weights(model: torch.nn.Module, seed: int) -> None:

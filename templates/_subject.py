@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -112,7 +112,7 @@ class Subject:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
-            return model(**placed(inputs, model), **story.OPTIONS, **options)
+            return model(**placed(inputs, model), **(story.OPTIONS | options))
 
     def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
@@ -171,8 +171,9 @@ def on_each_operator(handle: Callable[..., Any]) -> Any:
     return Mode()  # type: ignore[no-untyped-call]
 
 
-def fp64_throughout() -> Any:
-    """A context in which a cast to fp32 casts to fp64.
+@contextmanager
+def fp64_throughout() -> Iterator[None]:
+    """A context in which a cast to fp32 casts to fp64, and new tensors are fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
     spoil the reference; and what is filled without a type would be too small for its limits.
@@ -185,7 +186,13 @@ def fp64_throughout() -> Any:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 
-    return on_each_operator(handle)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with on_each_operator(handle):
+            yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def operators_by_device(run: Callable[[], object]) -> Counter[str]:

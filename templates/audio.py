@@ -20,15 +20,14 @@ from templates._basics import (
     test_dtype_bf16,
     test_forward,
     test_golden,
-    test_gradients,
     test_heads,
     test_isolation,
     test_placement,
     test_save_load,
     test_sensitivity,
 )
-from templates._checks import test_attention_parity, test_batch_invariance
-from templates._compare import Tensors, assert_loss
+from templates._checks import test_attention_parity, test_batch_invariance, test_gradients
+from templates._compare import Tensors, assert_agree, assert_loss, first, row_of
 from templates._main import main, subject
 from templates._random import normals, ragged_mask, set_weights
 from templates._subject import Subject
@@ -73,7 +72,7 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-HEADS: dict[str, str] = {  # further classes of the family -> their task
+HEADS: dict[str, str] = {
     "Wav2Vec2ForSequenceClassification": "class",
     "Wav2Vec2ForAudioFrameClassification": "frames",
 }
@@ -92,7 +91,7 @@ INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
     "wav2vec2.masked_spec_embed": "time steps are masked in training only"
 }  # parameters -> why they have none
-GOLDEN = {"logits": (1.402050112, -1.466990647, 0.06975521594)}
+GOLDEN = {"logits": (1.309899769, -0.8123573411, 0.481741444)}
 
 
 def build_config() -> Wav2Vec2Config:
@@ -105,6 +104,9 @@ def build_config() -> Wav2Vec2Config:
         conv_dim=[16, 16, 16, 16, 16, 16, 16],
         num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4,
+        classifier_proj_size=12,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
     )
 
 
@@ -126,17 +128,33 @@ def build_inputs(config: Wav2Vec2Config, seed: int) -> Tensors:
     }
 
 
+def sound_without_padding(subject: Subject) -> Tensors:
+    """The second sound as long as its mask says."""
+    mask = subject.inputs["attention_mask"][1:]
+    return first(row_of(subject.inputs, 1), int(mask.sum()), mask.shape[1])
+
+
+def test_padding_invariance(subject: Subject) -> None:
+    """What stands behind a sound's end, and how much of it, changes nothing in its frames."""
+    expected = subject.run(subject.model, sound_without_padding(subject))
+    frames = expected["logits"].shape[1]
+    outputs = {"logits": subject.outputs["logits"][1:, :frames]}
+    assert_agree(outputs, expected, subject.bounds, f"the {frames} frames of a padded sound")
+
+
 def test_loss(subject: Subject) -> None:
-    """The loss is the connectionist temporal classification of the labels (-100: none)."""
+    """The loss is the connectionist temporal classification of the labels (-100: none).
+
+    A padded sound counts as many frames as it has without its padding.
+    """
     labels = torch.tensor([[7, 11, 13], [8, 9, -100]])
     outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
-    config, scores = subject.model.config, outputs["logits"].log_softmax(-1).transpose(0, 1)
-    samples = subject.inputs["attention_mask"].sum(-1)
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-        samples = (samples - kernel) // stride + 1
-    flat = labels[labels >= 0]
+    alone = subject.run(subject.model, sound_without_padding(subject))
+    frames = torch.tensor([outputs["logits"].shape[1], alone["logits"].shape[1]])
+    scores, config = outputs["logits"].log_softmax(-1).transpose(0, 1), subject.model.config
+    flat, counts = labels[labels >= 0], (labels >= 0).sum(1)
     options = {"blank": config.pad_token_id, "reduction": config.ctc_loss_reduction}
-    expected = torch.nn.functional.ctc_loss(scores, flat, samples, torch.tensor([3, 2]), **options)
+    expected = torch.nn.functional.ctc_loss(scores, flat, frames, counts, **options)
     assert_loss(outputs["loss"], expected, subject.eps)
 
 

@@ -170,21 +170,23 @@ def build_inputs(config: LlavaConfig, seed: int) -> Tensors:
 
 def test_cache(subject: Subject) -> None:
     """Reading the image and the text, then decoding with the cache, gives what one pass gives."""
-    ids = subject.inputs["input_ids"]
-    by_token = {name: v for name, v in subject.inputs.items() if v.shape[:2] == ids.shape}
-    width = ids.shape[1]
+    mask = torch.ones_like(subject.inputs["attention_mask"])
+    everything = subject.inputs | {"attention_mask": mask}
+    expected = {"logits": subject.run(subject.reference, everything)["logits"]}
+    shape = subject.inputs["input_ids"].shape
+    by_token = {name: value for name, value in everything.items() if value.shape[:2] == shape}
+    width = shape[1]
     for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
         cache, logits, seen = None, [], 0
-        inputs = {name: v for name, v in subject.inputs.items() if name not in by_token}
-        for size in sizes:  # the first piece has the image
+        inputs = {name: v for name, v in everything.items() if name not in by_token}
+        for size in sizes:  # the first piece has the image; behind it no mask is needed
             inputs |= {name: value[:, seen : seen + size] for name, value in by_token.items()}
-            seen += size
-            inputs["attention_mask"] = subject.inputs["attention_mask"][:, :seen]
+            if seen:
+                del inputs["attention_mask"]
             with torch.no_grad():
                 step = subject.call(subject.model, inputs, past_key_values=cache, use_cache=True)
-            cache, inputs = step.past_key_values, {}
+            cache, inputs, seen = step.past_key_values, {}, seen + size
             logits.append(step.logits.cpu().double())
-        expected = {"logits": subject.expected["logits"]}
         what = f"decoding in pieces of {sizes}"
         assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
 
@@ -192,12 +194,15 @@ def test_cache(subject: Subject) -> None:
 def test_generate(subject: Subject) -> None:
     """Greedy decoding gives the same logits without the cache, and for each row alone."""
     mask = torch.ones_like(subject.inputs["attention_mask"])
-    inputs = subject.inputs | {"attention_mask": mask}
-    cached = generate(subject, inputs, use_cache=True)
-    assert_agree(
-        generate(subject, inputs, use_cache=False), cached, subject.bounds, "without cache"
-    )
-    alone = generate(subject, row_of(inputs, 1), use_cache=True)
+    inputs, config = subject.inputs | {"attention_mask": mask}, subject.model.config.to_dict()
+    names = [
+        f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index")
+    ]
+    never = {"suppress_tokens": [config[name] for name in names if config.get(name) is not None]}
+    cached = generate(subject, inputs, use_cache=True, **never)  # no placeholder without a feature
+    uncached = generate(subject, inputs, use_cache=False, **never)
+    assert_agree(uncached, cached, subject.bounds, "without cache")
+    alone = generate(subject, row_of(inputs, 1), use_cache=True, **never)
     assert_agree(alone, row_of(cached, 1), subject.bounds, "a row alone")
 
 

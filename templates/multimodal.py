@@ -1,0 +1,309 @@
+"""Test of Qwen2_5OmniThinker: does it run here, and are its results right?
+
+Qwen2_5OmniThinkerForConditionalGeneration of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
+
+    python test_hf_qwen2_5_omni.py [--device cuda] [--help]
+    pytest test_hf_qwen2_5_omni.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there. A check that is skipped says why.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates import _story as story
+from templates._basics import (
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_heads,
+    test_isolation,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+    test_tying,
+)
+from templates._checks import (
+    test_attention_parity,
+    test_batch_invariance,
+    test_causality,
+    test_padding_invariance,
+)
+from templates._compare import Tensors, assert_agree, assert_loss, flatten, row_of
+from templates._main import main, subject
+from templates._random import (
+    normals,
+    numbers,
+    ragged_mask,
+    set_weights,
+    token_ids,
+    with_placeholders,
+)
+from templates._subject import Subject, generate
+
+try:
+    import torch
+    from transformers import (
+        Qwen2_5OmniAudioEncoderConfig,
+        Qwen2_5OmniTextConfig,
+        Qwen2_5OmniThinkerConfig,
+        Qwen2_5OmniThinkerForConditionalGeneration,
+        Qwen2_5OmniVisionEncoderConfig,
+    )
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "Qwen2_5OmniThinker": "title",
+    "test_hf_qwen2_5_omni.py": "script",
+    "Qwen2_5OmniThinkerConfig": "config_class",
+    "Qwen2_5OmniThinkerForConditionalGeneration": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "REQUIRES": "requires",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "HEADS": "heads",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "OPTIONS": "options",
+    "INSENSITIVE": "insensitive",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "qwen2_5_omni"
+ARCHITECTURE = "multimodal"
+MODEL_CLASS = "Qwen2_5OmniThinkerForConditionalGeneration"
+CHECKPOINT = "Qwen/Qwen2.5-Omni-7B"
+REQUIRES: tuple[str, ...] = ()  # packages that some check needs
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+HEADS: dict[str, str] = {}  # further classes of the family -> their task
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "logits": (2, 43, 99),
+    "hidden_states.0": (2, 43, 32),
+    "hidden_states.1": (2, 43, 32),
+    "hidden_states.2": (2, 43, 32),
+    "attentions.0": (2, 4, 43, 43),
+    "attentions.1": (2, 4, 43, 43),
+}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+OPTIONS: dict[str, object] = {}  # arguments of every call
+INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
+NO_GRADIENT: dict[str, str] = {
+    "model.audio_tower.audio_bos_eos_token.weight": (
+        "a table of the published weights that no code reads"
+    )
+}  # parameters -> why they have none
+GOLDEN = {"logits": (0.9543154896, 1.17340758, -1.580577343)}
+
+
+def build_config() -> Qwen2_5OmniThinkerConfig:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return Qwen2_5OmniThinkerConfig(
+        audio_token_index=4,
+        image_token_index=3,
+        video_token_index=2,
+        audio_start_token_id=1,
+        audio_end_token_id=0,
+        user_token_id=5,
+        vision_start_token_id=5,
+        vision_end_token_id=6,
+        text_config=Qwen2_5OmniTextConfig(
+            vocab_size=99,
+            hidden_size=32,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=48,
+            sliding_window=6,
+            max_window_layers=1,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 1, 1],
+            },
+        ),
+        vision_config=Qwen2_5OmniVisionEncoderConfig(
+            depth=2,
+            hidden_size=24,
+            intermediate_size=32,
+            num_heads=2,
+            patch_size=8,
+            window_size=32,
+            out_hidden_size=32,
+            fullatt_block_indexes=[1],
+        ),
+        audio_config=Qwen2_5OmniAudioEncoderConfig(
+            num_mel_bins=16,
+            encoder_layers=2,
+            encoder_attention_heads=4,
+            encoder_ffn_dim=40,
+            d_model=32,
+            max_source_positions=40,
+            n_window=20,
+            output_dim=32,
+        ),
+    )
+
+
+def build_model(weights: str, size: str, seed: int) -> Qwen2_5OmniThinkerForConditionalGeneration:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(where)
+    model = Qwen2_5OmniThinkerForConditionalGeneration(
+        Qwen2_5OmniThinkerConfig() if size == "full" else build_config()
+    )
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: Qwen2_5OmniThinkerConfig, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {
+        "input_ids": with_placeholders(
+            with_placeholders(
+                with_placeholders(
+                    with_placeholders(
+                        with_placeholders(
+                            with_placeholders(
+                                token_ids("input_ids", shape=(2, 43), low=7, high=99, seed=seed),
+                                token=config.image_token_index,
+                                starts=(1,),
+                                count=8,
+                            ),
+                            token=config.vision_start_token_id,
+                            starts=(0,),
+                            count=1,
+                        ),
+                        token=config.video_token_index,
+                        starts=(11,),
+                        count=8,
+                    ),
+                    token=config.vision_start_token_id,
+                    starts=(10,),
+                    count=1,
+                ),
+                token=config.audio_token_index,
+                starts=(21,),
+                count=15,
+            ),
+            token=config.audio_start_token_id,
+            starts=(20,),
+            count=1,
+        ),
+        "attention_mask": ragged_mask(lengths=(43, 40), width=43),
+        "pixel_values": normals(
+            "pixel_values",
+            shape=(
+                64,
+                config.vision_config.in_channels
+                * config.vision_config.temporal_patch_size
+                * config.vision_config.patch_size**2,
+            ),
+            seed=seed,
+        ),
+        "image_grid_thw": numbers(values=((1, 4, 8), (1, 2, 16))),
+        "video_second_per_grid": numbers(values=(1, 2)),
+        "input_features": normals(
+            "input_features", shape=(2, config.audio_config.num_mel_bins, 60), seed=seed
+        ),
+        "feature_attention_mask": ragged_mask(lengths=(60, 59), width=60),
+        "pixel_values_videos": normals(
+            "pixel_values_videos",
+            shape=(
+                64,
+                config.vision_config.in_channels
+                * config.vision_config.temporal_patch_size
+                * config.vision_config.patch_size**2,
+            ),
+            seed=seed,
+        ),
+        "video_grid_thw": numbers(values=((2, 4, 4), (2, 2, 8))),
+    }
+
+
+def test_cache(subject: Subject) -> None:
+    """Reading all modalities, then decoding with the cache, gives what one pass gives."""
+    mask = torch.ones_like(subject.inputs["attention_mask"])
+    everything = subject.inputs | {"attention_mask": mask}
+    expected = {"logits": subject.run(subject.reference, everything)["logits"]}
+    shape = subject.inputs["input_ids"].shape
+    by_token = {name: value for name, value in everything.items() if value.shape[:2] == shape}
+    width = shape[1]
+    for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
+        cache, logits, seen = None, [], 0
+        inputs = {name: v for name, v in everything.items() if name not in by_token}
+        for size in sizes:  # the first piece has all but text; behind it no mask is needed
+            inputs |= {name: value[:, seen : seen + size] for name, value in by_token.items()}
+            if seen:
+                del inputs["attention_mask"]
+            with torch.no_grad():
+                step = subject.call(subject.model, inputs, past_key_values=cache, use_cache=True)
+            cache, inputs, seen = step.past_key_values, {}, seen + size
+            logits.append(step.logits.cpu().double())
+        what = f"decoding in pieces of {sizes}"
+        assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
+
+
+def test_generate(subject: Subject) -> None:
+    """Greedy decoding gives the same logits without the cache, and for each row alone."""
+    mask = torch.ones_like(subject.inputs["attention_mask"])
+    inputs, config = subject.inputs | {"attention_mask": mask}, subject.model.config.to_dict()
+    names = [
+        f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index")
+    ]
+    never = {"suppress_tokens": [config[name] for name in names if config.get(name) is not None]}
+    cached = generate(subject, inputs, use_cache=True, **never)  # no placeholder without a feature
+    uncached = generate(subject, inputs, use_cache=False, **never)
+    assert_agree(uncached, cached, subject.bounds, "without cache")
+    alone = generate(subject, row_of(inputs, 1), use_cache=True, **never)
+    assert_agree(alone, row_of(cached, 1), subject.bounds, "a row alone")
+
+
+def test_placeholders(subject: Subject) -> None:
+    """Another image, video or sound changes nothing before its own placeholders, but does there."""
+    ids, bound = subject.inputs["input_ids"], subject.bounds["logits"]
+    others, starts = story.build_inputs(subject.model.config, subject.seed + 1), {}
+    for name in [name for name, value in subject.inputs.items() if value.is_floating_point()]:
+        changed = subject.run(subject.model, subject.inputs | {name: others[name]})["logits"]
+        for row, difference in enumerate(changed - subject.outputs["logits"]):
+            moved = difference.square().mean(-1).sqrt() > 10 * bound
+            start = int(moved.nonzero()[0])
+            token = int(ids[row, start])
+            expected = int((ids[row] == token).nonzero()[0])
+            assert start == expected, f"{name} acts from {start} on, its token from {expected}"
+            starts[row, token] = name
+    assert len(starts) == 2 * len({*starts.values()}), f"inputs share a token: {starts}"
+
+
+def test_loss(subject: Subject) -> None:
+    """The loss is the mean cross-entropy of each next token (label -100: none)."""
+    labels = subject.inputs["input_ids"].clone()
+    labels[:, ::3] = -100
+    outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
+    logits, following = outputs["logits"][:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    expected = torch.nn.functional.cross_entropy(logits, following)
+    assert_loss(outputs["loss"], expected, subject.eps)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
