@@ -65,7 +65,7 @@ def bench_generator(session: nox.Session) -> None:
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Run the scripts on the devices of one machine or several, into results/ [-- --device cpu …]."""
+    """Run the scripts on devices, here or in a cluster, into results/ [-- --device cpu …]."""
     run(session, "-m", "tools", "matrix", *session.posargs)
 
 

@@ -233,7 +233,7 @@ def test_what_is_misspelt_is_told_with_the_likely_fix(
 
 
 def test_all_commands_accept_the_flags_of_all(place: Place) -> None:
-    for command in ("matrix", "publish", "ingest", "devices"):
+    for command in ("matrix", "publish", "ingest", "devices", "node"):
         options = place.options(command, "--device", "cpu,cuda", "--output", "there", "--json")
         assert (options.device, options.output) == (["cpu", "cuda"], Path("there"))
 
