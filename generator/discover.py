@@ -44,6 +44,10 @@ MEMORY = 8 * 2**30  # bytes for one family
 HEADS = (
     ("MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING", "speech_seq2seq"),
     ("MODEL_FOR_OBJECT_DETECTION_MAPPING", "detection"),
+    ("MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING", "grounding"),
+    ("MODEL_FOR_TEXT_RECOGNITION_MAPPING", "ocr"),
+    ("MODEL_FOR_TABLE_RECOGNITION_MAPPING", "ocr"),
+    ("MODEL_FOR_RETRIEVAL_MAPPING", "retrieval"),
     ("MODEL_FOR_DEPTH_ESTIMATION_MAPPING", "depth"),
     ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", "vision_language"),
     ("MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING", "dual_encoder"),
@@ -80,11 +84,10 @@ CACHES = {"past_key_values", "cache_params", "state"}  # arguments that hold one
 LABELLED = (
     "vision",
     "video",
-    "detection",
     "segmentation",
     "universal_segmentation",
     "audio_classification",
-)
+)  # and all whose name ends in "detection"
 
 
 def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
@@ -218,7 +221,8 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
     for override in overrides:
         config = merged(config, override.config)
     candidate = choose(family, next((o for o in overrides if o.head), None))
-    labels = {"num_labels": LABELS} if candidate.architecture in LABELLED else {}
+    labelled = candidate.architecture in LABELLED or candidate.architecture.endswith("detection")
+    labels = {"num_labels": LABELS} if labelled else {}
     given = {name: spec for override in overrides for name, spec in override.inputs.items()}
     candidate.given = {name: spec for name, spec in given.items() if isinstance(spec, dict)}
     candidate.dropped = given.keys() - candidate.given.keys()

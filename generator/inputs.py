@@ -114,6 +114,12 @@ def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
     return inputs
 
 
+def page_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Lines of text or tables: images wider than high, but where the size is configured."""
+    size = reach(candidate.config, "image_size")
+    return {"pixel_values": values(2, 3, size or 48, size or 96)}
+
+
 def prompted_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Square images and, for each, two points on one object and two on another."""
     points = [[[[9.0, 20.0], [30.0, 12.0]], [[5.0, 6.0], [50.0, 41.0]]]]
@@ -143,6 +149,16 @@ def dual_inputs(candidate: Candidate) -> dict[str, Tree]:
         ids = {"kind": "ended", "of": ids, "token": end, "lengths": LENGTHS}
     pixels = values(2, *image(candidate))
     return {"input_ids": ids, "attention_mask": mask(LENGTHS), "pixel_values": pixels}
+
+
+def vision_text_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """A text with an image beside it, or with placeholders for what the encoder sees of it."""
+    if placeholder(candidate, "image"):
+        return vision_language_inputs(candidate)
+    inputs = text_inputs(candidate) | {"pixel_values": values(2, *image(candidate))}
+    if "pixel_mask" in candidate.parameters:
+        inputs["pixel_mask"] = {"kind": "ragged_pixels", "sizes": [[32, 32], [24, 16]]}
+    return inputs
 
 
 def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
@@ -204,8 +220,9 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
 
     None where they do not take the place of placeholders in the text.
     """
-    name = f"get_{kind}_features"
-    get = getattr(model.base_model, name, getattr(model, name, None))
+    holders = (model.base_model, model, getattr(model, "vlm", None))
+    found = (get for m in holders if (get := getattr(m, f"get_{kind}_features", None)))
+    get = next(found, None)
     if get is None or placeholder(candidate, kind) is None:
         return None
     takes = inspect.signature(get).parameters
@@ -223,7 +240,7 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
 def placeholder(candidate: Candidate, kind: str) -> str | None:
     """The expression that gives the token in whose place go the features of `kind`."""
     names = [f"{kind}_token_{ending}" for ending in ("index", "id")]
-    return next((f"config.{name}" for name in names if hasattr(candidate.config, name)), None)
+    return next((each for name in names if (each := reach(candidate.config, name))), None)
 
 
 def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> dict[str, Tree]:
@@ -403,10 +420,17 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "encoder_decoder": seq2seq_inputs,
     "vision": vision_inputs,
     "dual_encoder": dual_inputs,
+    "sigmoid_dual_encoder": dual_inputs,
+    "grounding": dual_inputs,
+    "vision_text": vision_text_inputs,
     "vision_language": vision_language_inputs,
+    "retrieval": vision_language_inputs,
     "multimodal": vision_language_inputs,
     "vision_encoder_decoder": image_to_text_inputs,
     "detection": pyramid_inputs,
+    "focal_detection": pyramid_inputs,
+    "varifocal_detection": pyramid_inputs,
+    "ocr": page_inputs,
     "segmentation": pyramid_inputs,
     "depth": vision_inputs,
     "universal_segmentation": pyramid_inputs,

@@ -46,6 +46,7 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "cache",
     "chunked_prefill",
     "generate",
+    "unit_length",
     "round_trip",
     "gradients",
     "loss",

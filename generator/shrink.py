@@ -23,7 +23,7 @@ SPECIAL_IDS_END = 5  # special token ids lie below, tokens are drawn from here o
 
 def modality(name: str, fields: Tree) -> str:
     """Text, vision or audio, by the name of a configuration class and its fields."""
-    if re.search(r"Vision|Image|ViT", name) or {"image_size", "patch_size"} & fields.keys():
+    if re.search(r"Vision|Image|ViT(?!Text)", name) or {"image_size", "patch_size"} & fields.keys():
         return "vision"
     if re.search(r"Audio|Speech|Encodec", name) or "num_mel_bins" in fields:
         return "audio"
@@ -209,23 +209,19 @@ def shrink(
     tree: Tree = {"class": config_class.__name__}
     for name, default in {**defaults, **arguments}.items():
         if name not in overrides and name not in subs:
-            value = tiny_value(name, default, kind, special)
+            staged = name.endswith("out_indices") and "num_hidden_layers" not in defaults
+            value = default if staged else tiny_value(name, default, kind, special)
             for pattern, other in (relaxed or {}).items():
                 if re.fullmatch(pattern, name) and value is not None:
                     value = other
             if value != defaults.get(name) and value != listed(defaults.get(name)):
                 tree[name] = value
-            if (
-                name.endswith("out_indices") and value
-            ):  # as many layers as feature maps are taken from
-                tree["num_hidden_layers"] = len(value)
+            if name.endswith("out_indices") and value and "num_hidden_layers" in defaults:
+                tree["num_hidden_layers"] = len(value)  # as many as feature maps are taken from
     for name, (sub_class, sub_arguments, optional) in subs.items():
         own = overrides.pop(name, None)
         if own is not None or not optional:
-            name_of_class = (own or {}).pop("class", sub_class.__name__)
-            tree[name] = shrink(
-                class_of_transformers(name_of_class), own, sub_arguments, special, relaxed
-            )
+            tree[name] = shrunk_part(sub_class, own, sub_arguments, special, relaxed)
     tree |= overrides
     if "mrope_section" in getattr(config_class, "ignore_keys_at_rope_validation", ()):
         tree.setdefault("rope_parameters", multimodal_rope(tree))
@@ -256,6 +252,18 @@ def layers_of_every_kind(config_class: type, arguments: Tree, tree: Tree) -> Tre
     chosen += layers[: max(0, 2 - len(chosen))]
     lists = {n: list(column) for n, column in zip(names, zip(*chosen, strict=True), strict=True)}
     return {"num_hidden_layers": len(chosen)} | lists
+
+
+def shrunk_part(sub_class: type, own: Tree | None, *others: Any) -> Tree:
+    """The tiny sub-configuration; its values alone where transformers hides the class."""
+    import transformers
+
+    given = (own or {}).pop("class", None)
+    part = class_of_transformers(given) if given else sub_class
+    tree = shrink(part, own, *others)
+    if not hasattr(transformers, part.__name__):
+        del tree["class"]  # the composite makes it of the values
+    return tree
 
 
 def multimodal_rope(tree: Tree) -> Tree:

@@ -68,10 +68,11 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
         value = subject.inputs[name]
         fixed = torch.equal(value, others[name])  # masks, sizes and types do not follow from a seed
         if name.endswith("mask"):
-            # Of an image with a grid no part can be hidden: hide the token before it.
+            # Of an image with a grid no part can be hidden: hide the token before it. Images are
+            # padded on the right, so of a mask of pixels it is the right half.
             hidden = 1 if "mm_token_type_ids" in subject.inputs else max(1, value.shape[-1] // 2)
             others[name] = value.clone()
-            others[name][..., :hidden] = 0
+            others[name][..., slice(hidden) if value.ndim < 3 else slice(-hidden, None)] = 0
         elif fixed:  # exchange the rows, or have none
             exchanged = value.flip(0)
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged

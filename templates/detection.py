@@ -28,6 +28,7 @@ from templates._basics import (
 )
 from templates._checks import test_attention_parity, test_batch_invariance
 from templates._compare import Tensors, assert_loss
+from templates._detection import CLASSES, detect, matched
 from templates._main import main, subject
 from templates._random import normals, ragged_pixels, set_weights
 from templates._subject import Subject
@@ -143,43 +144,18 @@ def build_inputs(config: DetrConfig, seed: int) -> Tensors:
     }
 
 
-def generalized_iou(box: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Generalised intersection over union of one box with each of `boxes` (n, 4), as (n,).
-
-    Boxes are (centre x, centre y, width, height). Rezatofighi et al., CVPR 2019.
-    """
-    low, high = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
-    lows, highs = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
-    common = (torch.minimum(high, highs) - torch.maximum(low, lows)).clamp(min=0).prod(-1)
-    hull = (torch.maximum(high, highs) - torch.minimum(low, lows)).prod(-1)
-    union = box[2:].prod() + boxes[:, 2:].prod(-1) - common
-    return common / union - (hull - union) / hull
-
-
 def test_loss(subject: Subject) -> None:
     """The loss is that of the queries which match the objects best, one object in each image."""
-    config = subject.model.config
-    classes = [2, 4]
-    boxes = torch.tensor([[0.5, 0.4, 0.3, 0.2], [0.3, 0.6, 0.4, 0.5]]).to(subject.device)
-    labels = [
-        {"class_labels": torch.tensor([c]).to(subject.device), "boxes": box[None]}
-        for c, box in zip(classes, boxes, strict=True)
-    ]
-    outputs = subject.run(subject.model, subject.inputs, labels=labels)
-    logits, found = outputs["logits"], outputs["pred_boxes"]
+    config, outputs = subject.model.config, detect(subject)
+    logits, weights = outputs["logits"], (config.class_cost, config.bbox_cost, config.giou_cost)
+    queries, distance, _, overlap = matched(outputs["pred_boxes"], -logits.softmax(-1), weights)
     targets = torch.full(logits.shape[:2], config.num_labels)  # the last class is "no object"
-    distance = overlap = torch.zeros((), dtype=torch.float64)
-    for row, box in enumerate(boxes.cpu().double()):
-        far, near = (found[row] - box).abs().sum(-1), generalized_iou(box, found[row])
-        chance = logits[row].softmax(-1)[:, classes[row]]
-        cost = config.bbox_cost * far - config.class_cost * chance - config.giou_cost * near
-        best = cost.argmin()
-        targets[row, best] = classes[row]
-        distance, overlap = distance + far[best] / 2, overlap + (1 - near[best]) / 2
-    weight = torch.ones(config.num_labels + 1, dtype=torch.float64)
-    weight[-1] = config.eos_coefficient
-    expected = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, weight)
-    expected += config.bbox_loss_coefficient * distance + config.giou_loss_coefficient * overlap
+    targets[[0, 1], queries] = torch.tensor(CLASSES)
+    rare = torch.ones(config.num_labels + 1, dtype=torch.float64)
+    rare[-1] = config.eos_coefficient
+    expected = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, rare)
+    expected += config.bbox_loss_coefficient * distance.mean()
+    expected += config.giou_loss_coefficient * (1 - overlap).mean()
     assert_loss(outputs["loss"], expected, subject.eps)
 
 

@@ -1,0 +1,186 @@
+"""Test of RTDetr: does it run here, and are its results right?
+
+RTDetrForObjectDetection of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
+
+    python test_hf_rt_detr.py [--device cuda] [--help]
+    pytest test_hf_rt_detr.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there. A check that is skipped says why.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates._basics import (
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_isolation,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+)
+from templates._checks import test_attention_parity, test_batch_invariance
+from templates._compare import Tensors, assert_loss
+from templates._detection import CLASSES, detect, focal_cost, matched
+from templates._main import main, subject
+from templates._random import normals, ragged_pixels, set_weights
+from templates._subject import Subject
+
+try:
+    import torch
+    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "RTDetr": "title",
+    "test_hf_rt_detr.py": "script",
+    "RTDetrConfig": "config_class",
+    "RTDetrForObjectDetection": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "REQUIRES": "requires",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "OPTIONS": "options",
+    "INSENSITIVE": "insensitive",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "rt_detr"
+ARCHITECTURE = "varifocal_detection"
+MODEL_CLASS = "RTDetrForObjectDetection"
+CHECKPOINT = "PekingU/rtdetr_r50vd"
+REQUIRES: tuple[str, ...] = ("scipy",)  # packages that some check needs
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
+OUTPUTS = {
+    "logits": (2, 7, 5),
+    "pred_boxes": (2, 7, 4),
+    "last_hidden_state": (2, 7, 32),
+    "intermediate_hidden_states": (2, 2, 7, 32),
+    "intermediate_logits": (2, 2, 7, 5),
+    "intermediate_reference_points": (2, 2, 7, 4),
+    "decoder_hidden_states.0": (2, 7, 32),
+    "decoder_hidden_states.1": (2, 7, 32),
+    "decoder_hidden_states.2": (2, 7, 32),
+    "decoder_attentions.0": (2, 4, 7, 7),
+    "decoder_attentions.1": (2, 4, 7, 7),
+    "cross_attentions.0": (2, 7, 4, 3, 4),
+    "cross_attentions.1": (2, 7, 4, 3, 4),
+    "encoder_last_hidden_state.0": (2, 24, 12, 8),
+    "encoder_last_hidden_state.1": (2, 24, 6, 4),
+    "encoder_last_hidden_state.2": (2, 24, 3, 2),
+    "encoder_hidden_states.0": (2, 24, 3, 2),
+    "encoder_hidden_states.1": (2, 24, 3, 2),
+    "encoder_attentions.0": (2, 4, 6, 6),
+    "init_reference_points": (2, 7, 4),
+    "enc_topk_logits": (2, 7, 5),
+    "enc_topk_bboxes": (2, 7, 4),
+    "enc_outputs_class": (2, 126, 5),
+    "enc_outputs_coord_logits": (2, 126, 4),
+}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+OPTIONS: dict[str, object] = {}  # arguments of every call
+INSENSITIVE: dict[str, str] = {
+    "pixel_mask": "the backbone makes masks of pixel_mask, which nothing reads"
+}  # inputs that change no output -> why
+NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+GOLDEN = {
+    "logits": (1.755576074, -0.8106974294, -0.4317424976),
+    "pred_boxes": (0.3194071793, 0.03798151796, 0.2657154966),
+    "last_hidden_state": (0.9466534101, 0.1653329761, 0.4119900218),
+    "intermediate_hidden_states": (1.033213046, 0.02958643348, 0.8663720732),
+    "intermediate_logits": (1.464385175, -0.1318088874, -0.08347137869),
+    "intermediate_reference_points": (0.3411876258, 0.125303154, -0.0009011880538),
+    "encoder_last_hidden_state.0": (0.2340366391, 0.2654073257, 0.02774927199),
+    "encoder_last_hidden_state.1": (0.1877640552, -0.0177543482, -0.08461415438),
+    "encoder_last_hidden_state.2": (0.2682117627, 0.1063008518, 0.1438182704),
+    "init_reference_points": (1.814255577, 0.6451663748, -0.05497255946),
+    "enc_topk_logits": (1.594828059, -1.260886527, -1.02340909),
+    "enc_topk_bboxes": (0.421662719, 0.1172516323, 0.3344746281),
+    "enc_outputs_class": (1.835624272, -1.288264335, 2.861721014),
+    "enc_outputs_coord_logits": (2.461093131, -2.721961025, -0.7227837436),
+}
+
+
+def build_config() -> RTDetrConfig:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return RTDetrConfig(
+        encoder_ffn_dim=40,
+        encoder_attention_heads=4,
+        d_model=32,
+        num_queries=7,
+        decoder_ffn_dim=40,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        num_labels=5,
+        encoder_in_channels=[16, 32, 64],
+        encoder_hidden_dim=24,
+        decoder_in_channels=[24, 24, 24],
+        auxiliary_loss=False,
+        backbone_config=RTDetrResNetConfig(
+            embedding_size=8,
+            hidden_sizes=[8, 16, 32, 64],
+            depths=[2, 2, 2, 2],
+            out_indices=[2, 3, 4],
+        ),
+    )
+
+
+def build_model(weights: str, size: str, seed: int) -> RTDetrForObjectDetection:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return RTDetrForObjectDetection.from_pretrained(where)
+    model = RTDetrForObjectDetection(RTDetrConfig() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: RTDetrConfig, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {
+        "pixel_values": normals("pixel_values", shape=(2, 3, 96, 64), seed=seed),
+        "pixel_mask": ragged_pixels(sizes=((96, 64), (80, 40))),
+    }
+
+
+def test_loss(subject: Subject) -> None:
+    """The loss wants of the query that matches an object best a score as high as they overlap."""
+    config, outputs = subject.model.config, detect(subject)
+    logits = outputs["logits"]
+    weights = (config.matcher_class_cost, config.matcher_bbox_cost, config.matcher_giou_cost)
+    queries, distance, plain, overlap = matched(outputs["pred_boxes"], focal_cost(logits), weights)
+    targets, others = torch.zeros_like(logits), torch.ones_like(logits)
+    targets[[0, 1], queries, CLASSES] = plain
+    others[[0, 1], queries, CLASSES] = 0
+    share = config.focal_loss_alpha * logits.sigmoid() ** config.focal_loss_gamma * others + targets
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits
+    expected = config.weight_loss_vfl * entropy(logits, targets, share, reduction="sum") / 2
+    expected += config.weight_loss_bbox * distance.mean()
+    expected += config.weight_loss_giou * (1 - overlap).mean()
+    assert_loss(outputs["loss"], expected, subject.eps)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
