@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 RUNS = 5  # the last ones, to learn durations from
+LOOK_SECONDS = 1.0  # between two looks for machines that come or go
+SOON = 0.2  # the same while nothing runs
+
+Started = TypeVar("Started")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,67 @@ class Room:
     def has(self, device: str) -> bool:
         """Whether a job for `device` can run there."""
         return (self.devices is None or device in self.devices) and device not in self.broken
+
+
+class Queue:
+    """The jobs that wait, and which machines they must not go to; `broken` says why not.
+
+    `devices` are those of the jobs, by name; `seconds` is how long jobs took.
+    """
+
+    def __init__(self, devices: Mapping[str, str], seconds: Mapping[str, float]) -> None:
+        self._devices = devices
+        self._waiting = longest_first(devices, seconds)
+        self._avoid: defaultdict[str, set[str]] = defaultdict(set)
+        self.broken: defaultdict[str, dict[str, str]] = defaultdict(dict)
+
+    def start(self, rooms: Iterable[Room]) -> list[tuple[str, str]]:
+        """Take out of line what goes to the `rooms` now, as (job, node)."""
+        waiting = [(name, self._devices[name]) for name in self._waiting]
+        placed = assign(waiting, rooms, self._avoid)
+        for name, _ in placed:
+            self._waiting.remove(name)
+        return placed
+
+    def lost(self, name: str, node: str) -> None:
+        """Put a job back in line, before all others, because its machine is gone."""
+        self._avoid[name].add(node)
+        self._waiting.insert(0, name)
+
+    def fits(self, rooms: Iterable[Room]) -> bool:
+        """Whether one of the `rooms` is for a job that waits, even if it has no space now."""
+        devices = {self._devices[name] for name in self._waiting}
+        return any(room.has(device) for room in rooms for device in devices)
+
+
+def drive(
+    queue: Queue,
+    look: Callable[[], Iterable[Room]],
+    start: Callable[[str, str], Started],
+    ended: Callable[[Collection[Started]], Iterable[Started]],
+    take: Callable[[Started, str, str], None],
+) -> None:
+    """Keep all nodes busy until nothing is left in the `queue` that one of them could do.
+
+    `look` for rooms, `start` a job on a node, wait until some have `ended`, `take` what came of
+    each: the matrix does it with processes, the simulation with a clock.
+    """
+    running: dict[Started, tuple[str, str]] = {}
+    while True:
+        rooms = [replace(room, broken=queue.broken[room.node]) for room in look()]
+        for name, node in queue.start(rooms):
+            running[start(name, node)] = (name, node)
+        if not running and not queue.fits(rooms):
+            return
+        for each in ended(running):
+            take(each, *running.pop(each))
+
+
+def first_ended(running: Collection[Future[T]]) -> set[Future[T]]:
+    """Those that have ended, waiting for the first, but not for long: machines come and go."""
+    if not running:
+        time.sleep(SOON)
+    return wait(running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done
 
 
 def longest_first(names: Iterable[str], seconds: Mapping[str, float]) -> list[str]:
