@@ -128,14 +128,19 @@ def assign(
     return placed
 
 
+def last_runs(folder: Path) -> list[Path]:
+    """The folders of those runs in the results `folder` that durations are learned from."""
+    return [path.parent for path in sorted(folder.glob("*/manifest.json"), reverse=True)[:RUNS]]
+
+
 def recorded_seconds(folder: Path) -> dict[str, float]:
     """What jobs took in the last runs in the results `folder`, by job name; the newest counts.
 
     It is a hint: what cannot be read is left out.
     """
     seconds: dict[str, float] = {}
-    for run in sorted(folder.glob("*/manifest.json"), reverse=True)[:RUNS]:
-        for path in run.parent.glob("*-*.json"):
+    for run in last_runs(folder):
+        for path in run.glob("*-*.json"):
             if path.stem not in seconds:
                 try:
                     seconds[path.stem] = float(json.loads(path.read_bytes())["run"]["wall_seconds"])

@@ -205,8 +205,8 @@ class _Run:
         self._starts[name] += 1
         if self._starts[name] > STARTS:
             raise UsageError(
-                f"{name} has lost {STARTS} machines: where each is lost {self._model.losses:g} times "
-                "an hour, this run never ends; lower --loss-rate"
+                f"{name} has lost {STARTS} machines, {self._model.losses:g} losses of each an hour "
+                "let this run never end; lower --loss-rate"
             )
         self._now = self._now.then("driver", self._model.starting)
         machine = self._machines[node]
