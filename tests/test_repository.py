@@ -40,7 +40,7 @@ def test_documented_commands_exist() -> None:
         for command in commands(document.read_text("utf-8")):
             if target := re.match(rf"{variables}make {variables}([a-z]+)", command):
                 assert f"\n{target[1]}: " in makefile, f"{document}: {command}"
-            if names := re.match(rf"{variables}nox -s ((?:[a-z]+ ?)+)", command):
+            if names := re.match(rf"{variables}nox -s ((?:[a-z_]+ ?)+)", command):
                 assert set(names[1].split()) <= set(nox.registry.get()), f"{document}: {command}"
 
 

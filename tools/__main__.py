@@ -134,8 +134,22 @@ def _words(text: str) -> list[str]:
     return words
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
 def _count(text: str) -> int:
-    count = int(text)
+    count = _whole(text)
     if count < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return count
@@ -146,7 +160,7 @@ def _counts(text: str) -> list[int]:
 
 
 def _natural(text: str) -> int:
-    count = int(text)
+    count = _whole(text)
     if count < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return count
@@ -157,14 +171,14 @@ def _gibibytes(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    seconds = _number(text)
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return seconds
 
 
 def _amount(text: str) -> float:
-    amount = float(text)
+    amount = _number(text)
     if not 0 <= amount < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
     return amount

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from tools import results, scripts, worker
+from tools.expectations import SCRIPT_CHECK
 from tools.reports import form, markdown
 from tools.reports.data import ReportError
 from tools.reports.section import Section, update
@@ -137,14 +138,14 @@ def _run(way: Way, options: argparse.Namespace, folder: Path, turn: str) -> Take
 def _demand_same(way: Way, found: Taken, other: Way, known: Taken) -> None:
     """Errors: NotComparable where `way` has not found what the `other` has."""
     here, there = _statuses(found), _statuses(known)
-    for question in sorted(here.keys() | there.keys()):
-        answers = here.get(question, "no answer"), there.get(question, "no answer")
-        if answers[0] != answers[1]:
-            job, check = question
-            raise NotComparable(
-                f"{check} of {job} is {answers[0]} with {way.name}, but {answers[1]} with "
-                f"{other.name}: what they take cannot be compared"
-            )
+    differ = [key for key in here.keys() | there.keys() if here.get(key) != there.get(key)]
+    if differ:
+        job, check = min(differ, key=lambda key: (key[1] != SCRIPT_CHECK, key))
+        said = here.get((job, check), "no answer"), there.get((job, check), "no answer")
+        raise NotComparable(
+            f"{check} of {job}: {said[0]} with {way.name}, {said[1]} with {other.name}; "
+            "what they take cannot be compared"
+        )
 
 
 def _statuses(taken: Taken) -> dict[tuple[str, str], str]:
