@@ -52,6 +52,18 @@ def check(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Say which families of the installed transformers have a script, in docs/ and README.md."""
+    run(session, "-m", "generator", "coverage")
+
+
+@nox.session
+def bench_generator(session: nox.Session) -> None:
+    """Say how long regenerate and check take, beside libcst and black alone [-- family …]."""
+    run(session, "-m", "generator", "bench", *session.posargs)
+
+
+@nox.session
 def matrix(session: nox.Session) -> None:
     """Run the scripts on the devices of this machine, into results/ [-- --device cpu …]."""
     run(session, "-m", "tools", "matrix", *session.posargs)

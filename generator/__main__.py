@@ -3,6 +3,8 @@
 discover    learn the facts of the families from the installed transformers (slow, needs torch)
 regenerate  make fixed_tests/ from the registry and the templates
 check       say whether fixed_tests/ is what regenerate would make; exit code 1 if not
+coverage    say which families of the installed transformers have a script, in docs/ and README.md
+bench       say how long regenerate and check take, beside libcst and black alone
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from generator import GeneratorError, registry, sync
+from generator import GeneratorError, coverage, families, registry, sync
 from generator.render import render
+
+COMMANDS = ("discover", "regenerate", "check", "coverage", "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,14 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m generator", description=__doc__, formatter_class=style
     )
-    parser.add_argument("command", choices=["discover", "regenerate", "check"])
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("families", nargs="*", metavar="family")
+    parser.add_argument(
+        "--missing", action="store_true", help="discover: the families that have no entry yet"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "discover":
             from generator import discover  # torch and transformers take seconds to import
 
-            return discover.main(options.families)
+            return discover.main(families.missing() if options.missing else options.families)
+        if options.command == "bench":
+            from generator import bench  # black and libcst take a second to import
+
+            return bench.main(options.families)
+        if options.command == "coverage":
+            return coverage.main()
         return regenerate(options.families, write=options.command == "regenerate")
     except GeneratorError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 For each family: the architecture and the model class (the head of its task), a tiny configuration,
 inputs, the checks that apply with the fact that makes them apply; then the model is built and run,
 and what it gives (names and shapes of outputs, golden values) is written down. Slow, needs torch.
-What a person knows better stands in `overrides.toml`, with its reason.
+What a person knows better stands in `overrides/`, with its reason.
 """
 
 from __future__ import annotations
@@ -11,8 +11,15 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import multiprocessing
+import multiprocessing.connection
+import os
+import resource
 import sys
-from collections.abc import Callable
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +28,17 @@ from typing import Any
 import torch
 import transformers
 
-from generator import ROOT, registry
-from generator.shrink import RELAXATIONS, SPECIAL_IDS_END, Tree, instantiate, shrink
+from generator import ROOT, heads, registry
+from generator.inputs import INPUTS, Candidate, make_input
+from generator.shrink import RELAXATIONS, Tree, instantiate, shrink
 from templates import _random, _story
 from templates._compare import fingerprint, flatten
+from templates._heads import Head
 from templates._subject import Subject
 
-OVERRIDES = ROOT / "generator" / "overrides.toml"
+OVERRIDES = ROOT / "generator" / "overrides"
+SECONDS = 300  # for one family
+MEMORY = 8 * 2**30  # bytes for one family
 
 # The auto mappings of transformers, the preferred head first, and the architecture each makes.
 HEADS = (
@@ -46,85 +57,131 @@ HEADS = (
     ("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "vision"),
     ("MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING", "segmentation"),
 )
-LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
-TARGET = 7  # decoder tokens of encoder-decoder models; differs from every other size
-SAMPLES = [3200, 2400]  # two rows of audio
 LABELS = 5  # classes of classifiers
+# What every model imports, in 3 of its 4 seconds: imported before processes are forked.
+COMMON = (
+    "transformers.modeling_utils",
+    "transformers.modeling_layers",
+    "transformers.masking_utils",
+    "transformers.generation",
+    "transformers.models.auto.modeling_auto",
+)
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
+CACHES = {"past_key_values", "cache_params", "state"}  # arguments that hold one
 LABELLED = ("vision", "video", "detection", "segmentation")
-
-
-@dataclass
-class Candidate:
-    """A family while it is discovered."""
-
-    family: str
-    architecture: str
-    head: str
-    model_class: Any
-    tree: Tree
-    config: Any
-    inputs: dict[str, Tree] = field(default_factory=dict)
-
-    @property
-    def parameters(self) -> set[str]:
-        """The parameter names of the model's forward."""
-        return set(inspect.signature(self.model_class.forward).parameters)
 
 
 def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
     """Discover `families` (all of the registry where none is named) and write the registry."""
-    known, overrides, failed = registry.read(directory), read_overrides(), []
+    known, overrides = registry.read(directory), read_overrides()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for family in families or sorted(known):
-        try:
-            known[family] = discover(family, overrides.get(family, []))
-            print(f"{family}: {known[family].model_class}, {known[family].parameters} parameters")
-        except Exception as error:
+    for name in COMMON:
+        importlib.import_module(name)
+    failed, found = [], {}
+    wanted = families or sorted(known)
+    for family, result in apart(discover, [(each, overrides.get(each, [])) for each in wanted]):
+        if isinstance(result, registry.Entry):
+            found[family] = result
+            print(f"{family}: {result.model_class}, {result.parameters} parameters", flush=True)
+        else:
             failed.append(family)
-            print(f"{family}: {type(error).__name__}: {error}", file=sys.stderr)
-    if len(failed) < len(families or known):
-        registry.write(known, directory)
+            print(f"{family}: {result}", file=sys.stderr, flush=True)
+    if found:
+        registry.write(registry.read(directory) | found, directory)
     if failed:
         print(
             f"{len(failed)} not discovered: {' '.join(failed)}; say what they need in "
-            "generator/overrides.toml, then `nox -s discover -- <family>`",
+            "generator/overrides/, then `nox -s discover -- <family>`",
             file=sys.stderr,
         )
     return 1 if failed else 0
 
 
+def apart(
+    function: Callable[..., Any], calls: Iterable[tuple[str, Any]]
+) -> Iterator[tuple[str, Any]]:
+    """What `function` gives for each of `calls`, by its first argument; where it fails, why.
+
+    Each call has a process of its own, with an end: a model that crashes, hangs or takes all memory
+    costs one family. They are forked, since to import torch takes longer than most calls, so the
+    caller must not have run any operator.
+    """
+    for name in ("torch._dynamo", "torchvision", "transformers.models.auto.modeling_auto"):
+        importlib.import_module(name)  # what nearly every model imports, seconds each
+    context, waiting = multiprocessing.get_context("fork"), deque(calls)
+    running: dict[Any, tuple[str, Any, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            call = waiting.popleft()
+            answers, theirs = context.Pipe(duplex=False)
+            child = context.Process(target=_answer, args=(theirs, function, call))
+            child.start()
+            theirs.close()
+            running[answers] = (call[0], child, time.monotonic() + SECONDS)
+        ready = multiprocessing.connection.wait(list(running), timeout=1)
+        for answers, (name, child, deadline) in [*running.items()]:
+            late = time.monotonic() > deadline
+            if answers not in ready and not late:
+                continue
+            try:
+                result = answers.recv() if answers in ready else f"no answer within {SECONDS} s"
+            except EOFError:
+                child.join()
+                result = f"its process died with exit code {child.exitcode}"
+            child.kill()
+            child.join()
+            del running[answers]
+            yield name, result
+
+
+def _answer(answers: Any, function: Callable[..., Any], call: tuple[Any, ...]) -> None:
+    """In a child: send what `function` gives, or the error with the line that raised it."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    torch.set_num_threads(1)
+    try:
+        result = function(*call)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{'/'.join(Path(place.filename).parts[-2:])}:{place.lineno}"
+        result = f"{type(error).__name__}: {error} ({where})"
+    answers.send(result)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Override:
-    """What a person knows better of a family, and why; a table `[[family]]` in overrides.toml."""
+    """What a person knows better of a family, and why; a table `[[family]]` in overrides/."""
 
     reason: str
     head: str | None = None  # the family's main class, or the auto mapping that has it
     architecture: str | None = None  # where the head is a class
     config: Tree = field(default_factory=dict)  # arguments in place of the shrunk ones
-    inputs: dict[str, Tree] = field(default_factory=dict)  # inputs in place of the usual ones
+    inputs: dict[str, Any] = field(default_factory=dict)  # in place of the usual; "none" drops one
+    options: Tree = field(default_factory=dict)  # arguments of every call
+    insensitive: list[str] = field(default_factory=list)  # inputs that the model ignores
     no_gradient: list[str] = field(default_factory=list)  # patterns of parameters
     not_applicable: list[str] = field(default_factory=list)  # checks
     requires: list[str] = field(default_factory=list)  # pip packages
+    coverage: str | None = None  # "partial": a modality is left out; "fallback": another class
 
 
-def read_overrides(path: Path = OVERRIDES) -> dict[str, list[Override]]:
+def read_overrides(directory: Path = OVERRIDES) -> dict[str, list[Override]]:
     """Family -> its overrides.
 
     Raises:
-        registry.RegistryError: the file is not TOML, or a key is unknown or of the wrong type.
+        registry.RegistryError: a file is not TOML, or a key is unknown or of the wrong type.
     """
     found: dict[str, list[Override]] = {}
-    for family, items in registry.parse(path).items():
-        where = f"{path.name}: [[{family}]]"
-        for item in items:
-            override = registry.checked(Override, where, item)
-            for check in override.not_applicable:
-                if check not in registry.CHECKS:
-                    hint = registry.suggest(check, registry.CHECKS)
-                    raise registry.RegistryError(f"{where} not_applicable: no {check!r}{hint}")
-            found.setdefault(family, []).append(override)
+    for path in sorted(directory.glob("*.toml")):
+        for family, items in registry.parse(path).items():
+            where = f"{path.name}: [[{family}]]"
+            for item in items:
+                override = registry.checked(Override, where, item)
+                for check in override.not_applicable:
+                    if check not in registry.CHECKS:
+                        hint = registry.suggest(check, registry.CHECKS)
+                        raise registry.RegistryError(f"{where} not_applicable: no {check!r}{hint}")
+                found.setdefault(family, []).append(override)
     return found
 
 
@@ -139,15 +196,16 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
         config = merged(config, override.config)
     candidate = choose(family, next((o for o in overrides if o.head), None))
     labels = {"num_labels": LABELS} if candidate.architecture in LABELLED else {}
+    given = {name: spec for override in overrides for name, spec in override.inputs.items()}
+    candidate.given = {name: spec for name, spec in given.items() if isinstance(spec, dict)}
     problems: list[Exception] = []
     for relaxed in RELAXATIONS:
         try:
             config_class = candidate.model_class.config_class
             candidate.tree = shrink(config_class, labels | config, relaxed=relaxed)
             candidate.config = instantiate(candidate.tree)
-            candidate.inputs = INPUTS[candidate.architecture](candidate)
-            for override in overrides:
-                candidate.inputs |= override.inputs
+            candidate.inputs = INPUTS[candidate.architecture](candidate) | given
+            candidate.inputs = {k: v for k, v in candidate.inputs.items() if isinstance(v, dict)}
             return run(candidate, overrides)
         except Exception as problem:  # models refuse what does not suit them in every way
             problems.append(problem)
@@ -177,202 +235,15 @@ def choose(family: str, override: Override | None) -> Candidate:
         why = f"override: {override.reason}"
         model_class = getattr(transformers, str(head))
         return Candidate(family, override.architecture, why, model_class, {}, None)
-    auto = importlib.import_module("transformers.models.auto.modeling_auto")
     for mapping, architecture in HEADS:
-        classes = getattr(auto, mapping) if head in (None, mapping) else {}
-        for config_class in [c for c in classes if of_family(c, family)]:
-            model_class = classes[config_class]
-            if isinstance(model_class, tuple):
-                model_class = model_class[0]
-            attends = hasattr(config_class(), "num_attention_heads")
+        for model_class in heads.classes(mapping, family) if head in (None, mapping) else ():
+            attends = hasattr(model_class.config_class(), "num_attention_heads")
             kind = architecture if attends or architecture != "decoder_only" else "state_space"
             return Candidate(family, kind, mapping, model_class, {}, None)
     raise registry.RegistryError(
         f"{family}: none of its classes is in {head or 'a mapping of generator.discover.HEADS'}; "
-        f"name head and architecture in generator/overrides.toml [[{family}]]"
+        f"name head and architecture in generator/overrides/ [[{family}]]"
     )
-
-
-def of_family(config_class: type, family: str) -> bool:
-    """Whether a configuration class is defined in the folder of `family`."""
-    return config_class.__module__.split(".")[-2] == family
-
-
-# --- inputs ---------------------------------------------------------------------------------------
-
-
-def tokens(candidate: Candidate, width: int | str = WIDTH) -> Tree:
-    """Token ids that are no special tokens."""
-    size = candidate.config.get_text_config(decoder=True).vocab_size
-    return {"kind": "token_ids", "shape": [2, width], "low": SPECIAL_IDS_END, "high": size}
-
-
-def mask(lengths: list[int]) -> Tree:
-    """A right-padded attention mask."""
-    return {"kind": "ragged_mask", "lengths": lengths, "width": max(lengths)}
-
-
-def values(*shape: int | str) -> Tree:
-    """Floating point values; a size may be an expression of the configuration."""
-    return {"kind": "normals", "shape": list(shape)}
-
-
-def text_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Token ids, mask and, where the model tells segments apart, token types."""
-    inputs = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
-    if (
-        "token_type_ids" in candidate.parameters
-        and getattr(candidate.config, "type_vocab_size", 0) > 1
-    ):
-        types = candidate.config.type_vocab_size
-        inputs["token_type_ids"] = {
-            "kind": "token_ids",
-            "shape": [2, WIDTH],
-            "low": 0,
-            "high": types,
-        }
-    return inputs
-
-
-def seq2seq_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """What the encoder and the decoder read."""
-    return text_inputs(candidate) | {"decoder_input_ids": tokens(candidate, TARGET)}
-
-
-def vision_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Square images of the configured size."""
-    return {"pixel_values": values(2, *image(candidate))}
-
-
-def image(candidate: Candidate) -> list[int | str]:
-    """Channels, height and width of an image: expressions of the configuration, or 64 pixels."""
-    channels, size = reach(candidate.config, "num_channels"), reach(candidate.config, "image_size")
-    return [concrete(channels, candidate.config) or 3, size or 64, size or 64]
-
-
-def reach(config: Any, name: str, path: str = "config") -> str | None:
-    """The expression that gives the integer `name` of a configuration or of one of its parts."""
-    if type(getattr(config, name, None)) is int:
-        return f"{path}.{name}"
-    for part in getattr(config, "sub_configs", {}):
-        if found := reach(getattr(config, part), name, f"{path}.{part}"):
-            return found
-    return None
-
-
-def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Images that are not square, for models that take any size: swapped axes show."""
-    inputs = {"pixel_values": values(2, 3, 96, 64)}
-    if "pixel_mask" in candidate.parameters:
-        inputs["pixel_mask"] = {"kind": "ragged_pixels", "sizes": [[96, 64], [80, 40]]}
-    return inputs
-
-
-def video_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Frames of square images."""
-    return {"pixel_values": values(2, "config.num_frames", *image(candidate))}
-
-
-def dual_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Texts that end in the end token, at which such models pool, and images."""
-    ids, end = tokens(candidate), reach(candidate.config, "eos_token_id")
-    if end:
-        ids = {"kind": "ended", "of": ids, "token": end, "lengths": LENGTHS}
-    pixels = values(2, *image(candidate))
-    return {"input_ids": ids, "attention_mask": mask(LENGTHS), "pixel_values": pixels}
-
-
-def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Images and a text, with a placeholder for each image feature where the model wants them."""
-    pixels = values(2, *image(candidate))
-    for name in ("image_token_index", "image_token_id"):
-        if hasattr(candidate.config, name) and hasattr(candidate.config, "image_seq_length"):
-            text = tokens(candidate, f"config.image_seq_length + {WIDTH}")
-            placed = {"kind": "with_placeholders", "of": text, "token": f"config.{name}"}
-            placed["count"] = "config.image_seq_length"
-            widths = [f"config.image_seq_length + {length}" for length in LENGTHS]
-            rows = {"kind": "ragged_mask", "lengths": widths, "width": widths[0]}
-            return {"input_ids": placed, "attention_mask": rows, "pixel_values": pixels}
-    return {"pixel_values": pixels, "input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
-
-
-def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Audio for the encoder, as samples or as spectra, and tokens for the decoder."""
-    decoder = {"decoder_input_ids": tokens(candidate, TARGET)}
-    if "input_features" in candidate.parameters:
-        mels = reach(candidate.config, "num_mel_bins") or 80
-        positions = reach(candidate.config, "max_source_positions")
-        frames = f"{positions} * 2" if positions else 80
-        return {"input_features": values(2, mels, frames)} | decoder
-    return audio_inputs(candidate) | decoder
-
-
-def audio_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Samples of two sounds of different lengths."""
-    return {"input_values": values(2, SAMPLES[0]), "attention_mask": mask(SAMPLES)}
-
-
-def codec_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Samples by channel."""
-    return {"input_values": values(2, reach(candidate.config, "audio_channels") or 1, SAMPLES[0])}
-
-
-def series_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Past values by channel."""
-    return {"past_values": values(2, "config.context_length", "config.num_input_channels")}
-
-
-INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
-    "encoder_only": text_inputs,
-    "decoder_only": text_inputs,
-    "state_space": text_inputs,
-    "encoder_decoder": seq2seq_inputs,
-    "vision": vision_inputs,
-    "dual_encoder": dual_inputs,
-    "vision_language": vision_language_inputs,
-    "detection": pyramid_inputs,
-    "segmentation": pyramid_inputs,
-    "depth": vision_inputs,
-    "video": video_inputs,
-    "speech_seq2seq": speech_inputs,
-    "audio": audio_inputs,
-    "codec": codec_inputs,
-    "time_series": series_inputs,
-}
-
-
-def make_input(name: str, spec: Tree, config: Any, seed: int) -> torch.Tensor:
-    """The tensor that the script will make of `spec`; the same call, made here."""
-    arguments = {
-        key: concrete(value, config) for key, value in spec.items() if key not in ("kind", "of")
-    }
-    make = getattr(_random, spec["kind"])
-    takes = inspect.signature(make).parameters
-    first: list[Any] = [make_input(name, spec["of"], config, seed)] if "of" in spec else []
-    if "name" in takes:
-        first = [name]
-    if "seed" in takes:
-        arguments["seed"] = seed
-    made: torch.Tensor = make(*first, **arguments)
-    return made
-
-
-def concrete(value: Any, config: Any) -> Any:
-    """`value` with expressions of the configuration worked out, lists as tuples."""
-    if isinstance(value, list):
-        return tuple(concrete(item, config) for item in value)
-    if isinstance(value, str) and value.startswith("config."):
-        path, _, operation = value.partition(" ")
-        result = config
-        for attribute in path.split(".")[1:]:
-            result = getattr(result, attribute)
-        operator, _, number = operation.partition(" ")
-        calculate = {"": lambda a, _: a, "+": int.__add__, "-": int.__sub__, "*": int.__mul__}
-        return calculate[operator](result, int(number or 0))
-    return value
-
-
-# --- facts ----------------------------------------------------------------------------------------
 
 
 def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
@@ -380,9 +251,15 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     attentions = ["sdpa", "eager"] if candidate.model_class._supports_sdpa else []
     can_set_experts = candidate.model_class._can_set_experts_implementation()
     experts = ["grouped_mm", "batched_mm", "eager"] if can_set_experts else []
+    options: Tree = {}
+    for override in overrides:
+        options |= override.options
+    limit = next((override for override in overrides if override.coverage), None)
     _story.active = SimpleNamespace(  # type: ignore[assignment]
         ATTENTIONS=attentions,
         EXPERTS=experts,
+        OPTIONS=options,
+        build_config=lambda: instantiate(candidate.tree),
         build_model=lambda weights, size, seed: seeded(candidate, seed),
         build_inputs=lambda config, seed: {
             name: make_input(name, spec, config, seed) for name, spec in candidate.inputs.items()
@@ -391,12 +268,19 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     subject = living_subject()
     flags = [name for name in FLAGS if accepts(subject, name)]
     everything = subject.run(subject.reference, subject.inputs, **dict.fromkeys(flags, True))
+    further, left_out = living_heads(candidate, subject.seed)
     applicable, reasons = facts(candidate, subject, attentions, experts)
+    if further:
+        applicable["heads"] = f"{candidate.family} has {len(further)} further heads"
+    else:
+        reasons["heads"] = f"{candidate.family} has no further head"
+        applicable.pop("heads")
     for override in overrides:
         for check in override.not_applicable:
             applicable.pop(check, None)
             reasons[check] = override.reason
     there = registry.template_checks()[candidate.architecture]
+    size, problem = full_size(candidate.model_class)
     return registry.Entry(
         family=candidate.family,
         architecture=candidate.architecture,
@@ -405,6 +289,8 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         checkpoint=checkpoint(candidate),
         head=candidate.head,
         parameters=sum(p.numel() for p in subject.reference.parameters()),
+        full_size=size,
+        full_size_problem=problem,
         discovered_with={
             "transformers": transformers.__version__,
             "torch": torch.__version__.split("+")[0],
@@ -420,9 +306,40 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         checks={check: fact for check, fact in applicable.items() if check in there},
         not_applicable={check: fact for check, fact in reasons.items() if check in there},
         fp32_outputs=fp32_outputs(subject),
+        heads=further,
+        heads_left_out=left_out,
+        coverage=limit.coverage if limit and limit.coverage else "full",
+        coverage_reason=limit.reason if limit else None,
+        options=options,
+        constants=constants(candidate),
+        insensitive={name: each.reason for each in overrides for name in each.insensitive},
         no_gradient={p: override.reason for override in overrides for p in override.no_gradient},
-        golden={name: list(fingerprint(value)) for name, value in subject.expected.items()},
+        golden={name: golden(value) for name, value in subject.expected.items()},
     )
+
+
+def constants(candidate: Candidate) -> Tree:
+    """What only the template of the architecture names."""
+    if candidate.architecture == "state_space":
+        return {"cache": next(iter(candidate.parameters & CACHES))}
+    return {}
+
+
+def full_size(model_class: Any) -> tuple[dict[str, int], str | None]:
+    """Parameters and bytes by dtype of the default configuration; or why it cannot be built."""
+    try:
+        with torch.device("meta"):
+            model = model_class(model_class.config_class())
+    except Exception as error:  # composites have no default parts; some read values while built
+        return {}, f"{type(error).__name__}: {error}".splitlines()[0]
+    size = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    for name in ("float32", "bfloat16"):
+        kind = getattr(torch, name)
+        size[name] = sum(
+            value.numel() * (kind if value.is_floating_point() else value.dtype).itemsize
+            for value in (*model.parameters(), *model.buffers())
+        )
+    return size, None
 
 
 def living_subject() -> Subject:
@@ -437,6 +354,31 @@ def living_subject() -> Subject:
         if not dead:
             return subject
     raise ValueError(f"the outputs {', '.join(dead)} are zero or not finite with every seed")
+
+
+def living_heads(candidate: Candidate, seed: int) -> tuple[dict[str, str], dict[str, str]]:
+    """The further heads of the family with their tasks; those that do not run, with the error."""
+    living, left_out = {}, {}
+    for name, task in heads.further(candidate.family, candidate.model_class).items():
+        try:
+            odd = not agrees(name, task, seed) and task == "next_token"
+            living[name] = "tokens" if odd and agrees(name, "tokens", seed) else task
+        except Exception as error:  # models refuse what does not suit them in every way
+            left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return living, left_out
+
+
+def agrees(head: str, task: str, seed: int) -> bool:
+    """Whether the loss of a head is what the formula of `task` gives."""
+    subject = Head("cpu", seed=seed, head=head, task=task)
+    labels, formula = subject.loss()
+    found = subject.run(subject.model, subject.inputs | labels)
+    return torch.allclose(found["loss"], formula(found), rtol=1e-4)
+
+
+def golden(value: torch.Tensor) -> list[float]:
+    """The fingerprint of an output, without the digits that differ between processors."""
+    return [float(f"{number:.9e}") for number in fingerprint(value)]
 
 
 def alive(value: torch.Tensor) -> bool:
@@ -463,10 +405,13 @@ def accepts(subject: Subject, flag: str) -> bool:
 
 
 def fp32_outputs(subject: Subject) -> list[str]:
-    """The outputs that a model in bf16 gives in fp32."""
+    """The outputs that a model in bf16 gives in fp32; none where it cannot run in bf16."""
     half = Subject("cpu", "bfloat16", seed=subject.seed)
-    with torch.no_grad():
-        outputs = flatten(half.call(half.model, subject.inputs))
+    try:
+        with torch.no_grad():
+            outputs = flatten(half.call(half.model, subject.inputs))
+    except RuntimeError:  # the check of bf16 shows it
+        return []
     return [name for name, value in outputs.items() if value.dtype == torch.float32]
 
 
@@ -504,7 +449,12 @@ def facts(
             f"{name}.forward takes no attention_mask",
         ),
         "cache": (
-            bool(takes & {"past_key_values", "cache_params"}),
+            bool(takes & CACHES),
+            f"{name}.forward takes a cache",
+            f"{name}.forward takes no cache",
+        ),
+        "chunked_prefill": (
+            bool(takes & CACHES),
             f"{name}.forward takes a cache",
             f"{name}.forward takes no cache",
         ),

@@ -43,16 +43,19 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "single_token",
     "causality",
     "cache",
+    "chunked_prefill",
     "generate",
     "round_trip",
     "gradients",
     "loss",
+    "heads",
     "dtype_bf16",
     "isolation",
 )
+COVERAGE = ("full", "partial", "fallback")
 HEADER = """\
 # Facts about families, found by `python -m generator discover` in the installed transformers.
-# What a person knows better belongs into generator/overrides.toml.
+# What a person knows better belongs into generator/overrides/.
 """
 T = typing.TypeVar("T")
 
@@ -71,19 +74,27 @@ class Entry:
     model_class: str
     checkpoint: str | None = None  # whose weights `--weights pretrained` takes
     head: str  # why this class: the auto mapping it comes from, or "override: reason"
-    parameters: int
+    parameters: int  # of the tiny model
+    full_size_problem: str | None = None  # why the default configuration cannot be built
     discovered_with: dict[str, str]  # package -> version
+    coverage: str = "full"  # of the modalities; "partial" or "fallback", with `coverage_reason`
+    coverage_reason: str | None = None
     requires: list[str]  # pip packages beyond torch and transformers
     seed: int  # of weights and inputs: the first with which no output is dead
     attentions: list[str]  # implementations, the default first; [] where there is no choice
     experts: list[str]  # implementations of a mixture of experts, the default first
     all_outputs: list[str]  # the options that make the model give everything it has
     fp32_outputs: list[str] = field(default_factory=list)  # what a bf16 model gives in fp32
+    full_size: dict[str, int] = field(default_factory=dict)  # parameters, bytes by dtype
+    heads: dict[str, str] = field(default_factory=dict)  # further classes -> task
+    heads_left_out: dict[str, str] = field(default_factory=dict)  # such -> why they are not driven
     config: dict[str, Any]  # "class" and its arguments; "None" in TOML is None
     inputs: dict[str, dict[str, Any]]  # input -> "kind" (of templates/_random.py) and its arguments
     outputs: dict[str, list[int]]  # output -> shape
     checks: dict[str, str]  # check -> the fact that makes it applicable
     not_applicable: dict[str, str] = field(default_factory=dict)  # check -> the fact why not
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of every call
+    insensitive: dict[str, str] = field(default_factory=dict)  # inputs -> why they change nothing
     no_gradient: dict[str, str] = field(default_factory=dict)  # parameters -> reviewed reason
     constants: dict[str, Any] = field(default_factory=dict)  # what else the template's SLOTS name
     golden: dict[str, list[float]] = field(default_factory=dict)  # output -> fingerprint
@@ -107,11 +118,16 @@ class Entry:
 TABLE_KEYS = [f.name for f in fields(Entry)][2:]  # the family and its architecture are no keys
 # A table of its own within the family's; the others are written on one line.
 TABLES = (
+    "full_size",
+    "heads",
+    "heads_left_out",
     "config",
     "inputs",
     "outputs",
     "checks",
     "not_applicable",
+    "options",
+    "insensitive",
     "no_gradient",
     "constants",
     "golden",
@@ -273,6 +289,13 @@ def _consistent(where: str, entry: Entry) -> Entry:
                 raise RegistryError(f"{where}.config] {key!r} cannot be the name of an argument")
     if not isinstance(entry.config.get("class"), str):
         raise RegistryError(f"{where}.config] has no 'class'")
+    if entry.coverage not in COVERAGE:
+        hint = suggest(entry.coverage, COVERAGE)
+        raise RegistryError(f"{where}] 'coverage' is none of {', '.join(COVERAGE)}{hint}")
+    if (entry.coverage == "full") == bool(entry.coverage_reason):
+        raise RegistryError(
+            f"{where}] 'coverage_reason' says why coverage is not full, and only that"
+        )
     for check in entry.checks.keys() & entry.not_applicable.keys():
         raise RegistryError(f"{where}.not_applicable] {check!r} is in [{entry.family}.checks] too")
     for name in entry.golden.keys() - entry.outputs.keys():

@@ -84,30 +84,53 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"\w*vocab_size\w*", at_most(VOCABULARY)),
     (r"num_key_value_heads|num_kv_heads|multi_query_group_num", at_most(HEADS // 2)),
     (
+        r"num_heads",
+        lambda default, kind: min(default, 2 if kind == "vision" else HEADS),
+    ),  # 2D rotary
+    (
         r"(\w+_)?num_attention_heads|(mamba_)?n(um)?_heads?|(en|de)coder_attention_heads",
         at_most(HEADS),
     ),
     (r"mamba_d_head|mamba_head_dim", at_most(16)),  # 2 (expansion) x 32 (width) over 4 heads
+    (r"linear_num_value_heads|linear_num_heads", at_most(HEADS)),
+    (r"linear_num_key_heads", at_most(HEADS // 2)),
+    (r"index_n_heads", at_most(16)),  # behind a ReLU few would give many tokens the same score, 0
+    (r"linear_key_head_dim|linear_head_dim", at_most(8)),
+    (r"linear_value_head_dim", at_most(12)),
+    (r"index_topk", at_most(4)),  # fewer tokens than the text has
+    (r"mamba_chunk_size", at_most(4)),  # several chunks
+    (r"rotary_dim", at_most(4)),  # half of a head
+    (r"query_pre_attn_scalar", at_most(12)),
     (r"(mamba_)?n_groups|mamba_n_groups|n_group", at_most(2)),
     (r"topk_group|first_k_dense_replace|max_window_layers", at_most(1)),
     (r"qk_nope_head_dim", at_most(8)),
     (r"(qk_rope|index)_head_dim", at_most(4)),
-    (r"head_dim|d_kv|v_head_dim", at_most(12)),
+    (r"head_dim|dim_head|d_kv|v_head_dim|kv_channels", at_most(12)),
     (r"q_lora_rank", at_most(18)),
     (r"kv_lora_rank", at_most(10)),
     (r"hidden_size|d_model|n_embd|hidden_dim", width_plus(0)),
     (r"encoder_hidden_size", at_most(WIDTHS["vision"])),
-    (r"(\w+_)?intermediate_size|\w*ffn_dim|d_ff|n_inner", width_plus(8)),
+    (r"(expert_ffn_hidden|moe_intermediate)_size", width_plus(-8)),
+    (r"\w*shared_\w*intermediate_size", width_plus(16)),
+    (
+        r"(\w+_)?intermediate_size|\w*ffn_dim|d(im)?_?ff|[dn]_inner|ffn_hidden_size",
+        width_plus(8),
+    ),
     (r"projection_dim", at_most(20)),
-    (r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layers?|(en|de)coder_layers", at_most(2)),
+    (r"out_hidden_size", lambda *_: WIDTHS["text"]),  # of vision towers that end in the projector
+    (
+        r"(\w+_)?num_hidden_layers|num_(decoder_)?layers|n_layers?|(en|de)coder_layers|depth",
+        at_most(2),
+    ),
     (r"(\w+_)?max_position_embeddings|n_positions|max_(target|text)_positions", at_most(48)),
     (r"max_source_positions", at_most(40)),
-    (r"sliding_window|attention_window", at_most(6)),  # shorter than the text
+    (r"attention_window(_size)?", at_most(6)),  # shorter than the text
     (r"num_mel_bins", at_most(16)),
     (r"image_size", at_most(32)),
+    (r"num_position_embeddings", at_most(36)),  # of a square of patches
     (r"patch_size", at_most(8)),
     (r"num_frames", at_most(4)),
-    (r"window_size", at_most(2)),
+    (r"window_size", lambda default, _: 32 if default == 112 else min(default, 2)),  # 112: pixels
     (r"embed_dim", at_most(12)),
     (r"(fusion|decoder)_hidden_size", at_most(16)),
     (r"embedding_size", at_most(8)),
@@ -131,7 +154,18 @@ LIST_RULES: tuple[tuple[str, Rule], ...] = (
     (r"(\w+_)?hidden_sizes", lambda default, _: scaled(default)),
     (r"conv_dim", lambda default, _: [16] * len(default)),
     (r"\w*out_indices", lambda default, _: [*range(len(default))]),
+    (r"fullatt_block_indexes", lambda *_: [1]),  # of two layers
+    (r"deepstack_visual_indexes", lambda *_: [0, 1]),
 )
+# What models support though their default leaves it off: grouped queries and a sliding window.
+FIXED = {
+    "num_key_value_heads": HEADS // 2,
+    "num_kv_heads": HEADS // 2,
+    "use_sliding_window": True,
+    "sliding_window": 6,
+}
+# Fields that hold a list with the kind of each layer.
+LAYER_LISTS = ("layer_types", "layers_block_type", "mlp_layer_types", "indexer_types")
 # What is given up, one after the other, for a model that the rules do not suit: field -> value.
 RELAXATIONS: tuple[Tree, ...] = (
     {},
@@ -185,17 +219,57 @@ def shrink(
             tree[name] = shrink(
                 class_of_transformers(name_of_class), own, sub_arguments, special, relaxed
             )
-    return tree | overrides
+    tree |= overrides
+    if "mrope_section" in getattr(config_class, "ignore_keys_at_rope_validation", ()):
+        tree.setdefault("rope_parameters", multimodal_rope(tree))
+    given = overrides.keys() & {"num_hidden_layers", *LAYER_LISTS}
+    return tree if given else tree | layers_of_every_kind(config_class, arguments, tree)
+
+
+def layers_of_every_kind(config_class: type, arguments: Tree, tree: Tree) -> Tree:
+    """The lists with the kind of each layer, where those of `tree` lack one that is usual."""
+    names = [name for name in LAYER_LISTS if name in default_fields(config_class)]
+    if not names:
+        return {}
+    try:
+        usual = config_class(**arguments)
+        layers = [*zip(*(getattr(usual, name) for name in names), strict=True)]
+    except Exception:  # no usual configuration, or not one kind for each layer
+        return {}
+    chosen: list[tuple[str, ...]] = []
+    for kinds in layers:
+        if any(kind not in column for kind, *column in zip(kinds, *chosen, strict=True)):
+            chosen.append(kinds)
+    try:
+        tiny = instantiate(tree)
+        if all(set(getattr(tiny, name)) >= set(getattr(usual, name)) for name in names):
+            return {}
+    except Exception:  # as many kinds as usual, but not as many layers: the class refuses them
+        pass
+    chosen += layers[: max(0, 2 - len(chosen))]
+    lists = {n: list(column) for n, column in zip(names, zip(*chosen, strict=True), strict=True)}
+    return {"num_hidden_layers": len(chosen)} | lists
+
+
+def multimodal_rope(tree: Tree) -> Tree:
+    """Rotary positions by time, height and width, among which the rotated pairs are divided."""
+    width = tree.get("head_dim") or tree["hidden_size"] // tree["num_attention_heads"]
+    side = width // 6
+    sections = [width // 2 - 2 * side, side, side]
+    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
 
 
 def tiny_value(name: str, default: Any, kind: str, special: dict[int, int]) -> Any:
     """The tiny value of one field, or its default."""
-    if re.fullmatch(r"\w*token_(id|index)", name) and isinstance(default, int):
-        return special_id(default, special)
+    if re.fullmatch(r"\w*token_(id|index)s?", name):
+        if isinstance(default, int):
+            return special_id(default, special)
+        if isinstance(default, (list, tuple)):
+            return [special_id(token, special) for token in default]
     if re.fullmatch(r"(begin_)?suppress_tokens", name) and default is not None:
         return []
-    if re.fullmatch(r"num_(key_value|kv)_heads", name):
-        return HEADS // 2  # grouped queries, also where the default has as many as query heads
+    if name in FIXED:
+        return FIXED[name]
     if (
         isinstance(default, (list, tuple))
         and default
@@ -216,11 +290,27 @@ def listed(value: Any) -> Any:
 
 
 def special_id(default: int, special: dict[int, int]) -> int:
-    """The tiny id of a special token: the default where that is low, else the last free low one."""
+    """The tiny id of a special token: the default where that is low, else the last free low one.
+
+    Where all low ones are taken it is the next; `special_ids_end` says where tokens begin.
+    """
     if default not in special:
-        free = [k for k in range(SPECIAL_IDS_END) if k not in special.values()]
+        taken = {*special.values()}
+        free = [k for k in range(max(SPECIAL_IDS_END, len(taken) + 1)) if k not in taken]
         special[default] = default if default < SPECIAL_IDS_END else free[-1]
     return special[default]
+
+
+def special_ids_end(tree: Tree) -> int:
+    """The first id of a tiny configuration that is no special token's."""
+    end = SPECIAL_IDS_END
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            end = max(end, special_ids_end(value))
+        elif re.fullmatch(r"\w*token_(id|index)s?", name):
+            ids = value if isinstance(value, list) else [value]
+            end = max(end, *(token + 1 for token in ids if isinstance(token, int)))
+    return end
 
 
 def class_of_transformers(name: str) -> type:

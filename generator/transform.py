@@ -37,7 +37,7 @@ LINE = 100
 STYLE = black.Mode(line_length=LINE, target_versions={TargetVersion.PY310})
 FACTS = {f.name for f in fields(Entry)} | {"config_class", "script"}
 BUILT_IN = {*dir(builtins), "__name__", "__file__", "__doc__"}
-EXPRESSION = re.compile(r"config(\.\w+)+( (//|\*|\+|-) \d+)?")  # "config.text_config.width // 2"
+EXPRESSION = re.compile(r"(?=.*\bconfig\.)([\w.+*() -]|//)+")  # "config.text_config.width // 2"
 
 
 class Templates:
@@ -270,6 +270,10 @@ def literal(value: Any, sequence: type = tuple, of_config: bool = False) -> str:
         if "class" in value:
             arguments = [f"{key}={item}," for key, item in items.items() if key != "class"]
             return f"{value['class']}({' '.join(arguments)})"
+        for key, item in value.items():
+            if isinstance(item, str) and len(f"    {key!r}: {item!r},") > LINE:
+                parts = textwrap.wrap(item, LINE - 12, drop_whitespace=False)
+                items[key] = f"({' '.join(map(repr, parts))})"  # which black lays out
         return f"{{{', '.join(f'{key!r}: {item}' for key, item in items.items())}}}"
     if isinstance(value, (list, tuple)):
         inner = ", ".join(literal(item, sequence, of_config) for item in value)

@@ -9,7 +9,8 @@ import unittest
 import torch
 
 from templates import _story as story
-from templates._compare import assert_agree, fingerprint, flatten, note, rms, rmse
+from templates._compare import assert_agree, assert_loss, fingerprint, flatten, note, rms, rmse
+from templates._heads import Head
 from templates._random import normals
 from templates._subject import Subject, operators_by_device
 
@@ -62,10 +63,17 @@ def test_sensitivity(subject: Subject) -> None:
         if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
             others[name] = value.clone()
             others[name][..., : value.shape[-1] // 2] = 0
+        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            exchanged = value.flip(0)
+            others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
         outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1
-        effect = note(max(error / subject.bounds[key] for key, error in errors.items()), least)
+        effect = max(error / subject.bounds[key] for key, error in errors.items())
+        if name in story.INSENSITIVE:
+            assert not effect, f"{name} changes the outputs, but {story.INSENSITIVE[name]}"
+            continue
+        note(effect, least)
         assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
 
 
@@ -103,10 +111,10 @@ def test_gradients(subject: Subject) -> None:
     model, slopes, dead = subject.model, [], set()
     subject.objective(model).backward()
     for name, parameter in model.named_parameters():
-        gradient = torch.zeros(1) if parameter.grad is None else parameter.grad.cpu().double()
-        if parameter.requires_grad and not 0 < rms(gradient) < float("inf"):
+        if parameter.requires_grad and not learns(parameter):
             dead.add(name)
-        elif parameter.requires_grad:
+        elif parameter.grad is not None:
+            gradient = parameter.grad.cpu().double()
             direction = normals(f"direction {name}", parameter.shape).double()
             slopes.append((gradient * direction).sum())
     model.zero_grad()
@@ -151,3 +159,29 @@ def test_isolation(subject: Subject) -> None:
     subject.run(model, inputs)
     touched = [part for part, value in state().items() if value != before[part]]
     assert not touched, f"a forward pass changes {touched}"
+
+
+def test_heads(subject: Subject) -> None:
+    """Each further head is near to fp64, has the loss of its formula, and all of it learns."""
+    if (subject.weights, subject.size) != ("random", "tiny"):
+        raise unittest.SkipTest("further heads are checked with random tiny weights")
+    for name, task in story.HEADS.items():
+        head = Head(subject.device, subject.dtype, seed=subject.seed, head=name, task=task)
+        assert_agree(head.outputs, head.expected, head.bounds, f"{name} against fp64")
+        labels, formula = head.loss()
+        found = flatten(head.call(head.model, head.inputs | labels))
+        assert_loss(
+            found["loss"].detach().cpu(), formula(head.run(head.model, head.inputs)), head.eps
+        )
+        found["loss"].backward()
+        dead = {n for n, p in head.model.named_parameters() if p.requires_grad and not learns(p)}
+        dead -= {"qa_outputs.bias"}  # it shifts all positions alike: zero up to rounding
+        excused = {
+            n for n in dead for p in story.NO_GRADIENT if fnmatch.fnmatch(f"{name}.{n}", f"*{p}")
+        }
+        assert dead == excused, f"{name}: no gradient, or zero: {sorted(dead - excused)}"
+
+
+def learns(parameter: torch.nn.Parameter) -> bool:
+    """Whether a parameter has a finite gradient that is not zero."""
+    return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")

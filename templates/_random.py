@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import Any
 
 import numpy
 import torch
@@ -48,6 +49,11 @@ def token_ids(
     return torch.from_numpy((bits % numpy.uint64(high - low)).astype("i8") + low).reshape(shape)
 
 
+def numbers(values: list[Any]) -> torch.Tensor:
+    """These numbers: int64, or fp32 where one has a decimal point."""
+    return torch.tensor(values)
+
+
 def ragged_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
     """Attention mask, int64 (rows, width): row r attends to its first `lengths[r]` positions."""
     return (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
@@ -69,9 +75,17 @@ def ended(ids: torch.Tensor, token: int, lengths: tuple[int, ...]) -> torch.Tens
     return ids
 
 
-def with_placeholders(ids: torch.Tensor, token: int, count: int) -> torch.Tensor:
-    """`ids` with `count` placeholders for image features behind the first token of each row."""
-    ids[:, 1 : count + 1] = token
+def zeros(shape: tuple[int, ...]) -> torch.Tensor:
+    """Integer zeros."""
+    return torch.zeros(shape, dtype=torch.int64)
+
+
+def with_placeholders(
+    ids: torch.Tensor, token: int, count: int, starts: tuple[int, ...] = (1,)
+) -> torch.Tensor:
+    """`ids` with `count` placeholders for features of an image or a frame from each of `starts`."""
+    for start in starts:
+        ids[:, start : start + count] = token
     return ids
 
 

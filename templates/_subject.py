@@ -30,10 +30,18 @@ class Subject:
     def build(self, attention: str = "eager", dtype: str = "float32") -> Any:
         """A new model on the CPU, in half precision loaded as users load it (see `reloaded`)."""
         torch.manual_seed(self.seed)
-        model = story.build_model(self.weights, self.size, self.seed).eval()
+        model = self.make().eval()
         if attention in story.ATTENTIONS[1:]:  # the first is what models have by default
             model.set_attn_implementation(attention)
         return model if dtype == "float32" else self.reloaded(model, dtype)[0]
+
+    def make(self) -> Any:
+        """The model in fp32 on the CPU."""
+        return story.build_model(self.weights, self.size, self.seed)
+
+    def make_inputs(self) -> Tensors:
+        """Inputs that suit the model."""
+        return dict(story.build_inputs(self.reference.config, self.seed))
 
     def fresh(self) -> Any:
         """A new model under test: on the device, with the attention that users get by default."""
@@ -68,7 +76,7 @@ class Subject:
     @cached_property
     def inputs(self) -> Tensors:
         """The inputs, on the CPU; floating point ones in fp32."""
-        return dict(story.build_inputs(self.reference.config, self.seed))
+        return self.make_inputs()
 
     @cached_property
     def outputs(self) -> Tensors:
@@ -104,7 +112,7 @@ class Subject:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         torch.manual_seed(self.seed)  # for models that draw random numbers by design
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
-            return model(**placed(inputs, model), **options)
+            return model(**placed(inputs, model), **story.OPTIONS, **options)
 
     def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
@@ -167,11 +175,13 @@ def fp64_throughout() -> Any:
     """A context in which a cast to fp32 casts to fp64.
 
     Many models compute norms, rotations or logits in fp32 whatever their own type is, which would
-    spoil the reference.
+    spoil the reference; and what is filled without a type would be too small for its limits.
     """
+    full = torch.ops.aten.full.default
 
     def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("dtype") == torch.float32:
+        filled = operator is full and isinstance(args[1], float) and kwargs.get("dtype") is None
+        if filled or kwargs.get("dtype") == torch.float32:
             kwargs["dtype"] = torch.float64
         return operator(*args, **kwargs)
 

@@ -21,6 +21,7 @@ from templates._basics import (
     test_forward,
     test_golden,
     test_gradients,
+    test_heads,
     test_isolation,
     test_placement,
     test_save_load,
@@ -58,9 +59,12 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "SEED": "seed",
     "ATTENTIONS": "attentions",
     "EXPERTS": "experts",
+    "HEADS": "heads",
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
+    "OPTIONS": "options",
+    "INSENSITIVE": "insensitive",
     "NO_GRADIENT": "no_gradient",
     "GOLDEN": "golden",
     "build_config": "config",
@@ -75,6 +79,14 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
+HEADS: dict[str, str] = {  # further classes of the family -> their task
+    "BertLMHeadModel": "next_token",
+    "BertForSequenceClassification": "class",
+    "BertForTokenClassification": "tokens",
+    "BertForQuestionAnswering": "question",
+    "BertForMultipleChoice": "choice",
+    "BertForNextSentencePrediction": "class",
+}
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 12, 99),
@@ -85,8 +97,10 @@ OUTPUTS = {
     "attentions.1": (2, 4, 12, 12),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+OPTIONS: dict[str, object] = {}  # arguments of every call
+INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (1.1466050871795268, 0.021358470556829254, -0.22855364713545445)}
+GOLDEN = {"logits": (1.146605087, 0.02135847056, -0.2285536471)}
 
 
 def build_config() -> BertConfig:

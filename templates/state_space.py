@@ -21,6 +21,7 @@ from templates._basics import (
     test_forward,
     test_golden,
     test_gradients,
+    test_heads,
     test_isolation,
     test_placement,
     test_save_load,
@@ -59,10 +60,14 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "SEED": "seed",
     "ATTENTIONS": "attentions",
     "EXPERTS": "experts",
+    "HEADS": "heads",
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
+    "OPTIONS": "options",
+    "INSENSITIVE": "insensitive",
     "NO_GRADIENT": "no_gradient",
+    "CACHE": "constants.cache",
     "GOLDEN": "golden",
     "build_config": "config",
     "build_inputs": "inputs",
@@ -76,6 +81,7 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
+HEADS: dict[str, str] = {}  # further classes of the family -> their task
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True}
 OUTPUTS = {
     "logits": (2, 12, 99),
@@ -84,8 +90,11 @@ OUTPUTS = {
     "hidden_states.2": (2, 12, 32),
 }
 FP32_OUTPUTS: tuple[str, ...] = ("logits",)  # outputs that a bf16 model gives in fp32
+OPTIONS: dict[str, object] = {}  # arguments of every call
+INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (1.0815611905466538, -0.3191992743790162, 0.9575174204554507)}
+CACHE = "cache_params"  # the argument and output that holds the state
+GOLDEN = {"logits": (1.081561191, -0.3191992744, 0.9575174205)}
 
 
 def build_config() -> MambaConfig:
@@ -112,16 +121,27 @@ def build_inputs(config: MambaConfig, seed: int) -> Tensors:
 
 
 def test_cache(subject: Subject) -> None:
-    """Decoding token by token from the cached state gives what one pass gives in fp64."""
+    """Decoding token by token from the state gives what one pass over all tokens gives in fp64."""
+    assert_same_in_pieces(subject, [5, 1, 1, 1, 1, 1, 1, 1])
+
+
+def test_chunked_prefill(subject: Subject) -> None:
+    """A text that is read in several pieces gives what one pass over all of it gives in fp64."""
+    assert_same_in_pieces(subject, [4, 5, 3])
+
+
+def assert_same_in_pieces(subject: Subject, sizes: list[int]) -> None:
+    """Pieces of `sizes` tokens, each from the state after the last, give what one pass gives."""
     ids, state, logits = subject.inputs["input_ids"][:1], None, []  # the row without padding
-    for piece in ids.split([5, 1, 1, 1, 1, 1, 1, 1], dim=1):
+    for piece in ids.split(sizes, dim=1):
         with torch.no_grad():
-            inputs = {"input_ids": piece}
-            step = subject.call(subject.model, inputs, cache_params=state, use_cache=True)
-        state = step.cache_params
+            options = {CACHE: state, "use_cache": True}
+            step = subject.call(subject.model, {"input_ids": piece}, **options)
+        state = step[CACHE]
         logits.append(step.logits.cpu().double())
     expected = {"logits": subject.expected["logits"][:1]}
-    assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, "decoding")
+    what = f"decoding in pieces of {sizes}"
+    assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
 
 
 def test_loss(subject: Subject) -> None:

@@ -21,6 +21,7 @@ from templates._basics import (
     test_forward,
     test_golden,
     test_gradients,
+    test_heads,
     test_isolation,
     test_placement,
     test_save_load,
@@ -52,9 +53,12 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "SEED": "seed",
     "ATTENTIONS": "attentions",
     "EXPERTS": "experts",
+    "HEADS": "heads",
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
+    "OPTIONS": "options",
+    "INSENSITIVE": "insensitive",
     "NO_GRADIENT": "no_gradient",
     "GOLDEN": "golden",
     "build_config": "config",
@@ -69,6 +73,7 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
+HEADS: dict[str, str] = {}  # further classes of the family -> their task
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 5),
@@ -79,8 +84,10 @@ OUTPUTS = {
     "attentions.1": (2, 4, 17, 17),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+OPTIONS: dict[str, object] = {}  # arguments of every call
+INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (0.7922608019780322, 1.6015654813171538, -0.6489079892960875)}
+GOLDEN = {"logits": (0.792260802, 1.601565481, -0.6489079893)}
 
 
 def build_config() -> ViTConfig:

@@ -37,7 +37,7 @@ def taken(seconds: float, *cpu_seconds: float) -> Taken:
         record = a_record(f"family{number}")
         record["run"]["cpu_seconds"] = each
         records[f"family{number}-cpu"] = record
-    return Taken(seconds, records, Path())  # type: ignore[arg-type]
+    return Taken(seconds, records, Path())
 
 
 def test_time_ratio_and_overhead() -> None:
@@ -56,7 +56,7 @@ def test_time_ratio_and_overhead() -> None:
 
 def test_scripts_that_do_not_pass_are_told() -> None:
     run = taken(10, 2, 3)
-    run.records["family0-cpu"]["checks"] = [check("forward", "fail")]  # type: ignore[list-item]
+    run.records["family0-cpu"]["checks"] = [check("forward", "fail")]
     assert "| scripts | 2, of which 1 do not pass |\n" in render({FRESH: [run]}, "")
 
 

@@ -48,14 +48,13 @@ def test_one_that_fails_does_not_stop_the_others(
         ("[[bert]]\nhead = 'BertModel'", "no key 'reason'"),
         ('[[bert]]\nreason = "x"\nno_gradient = "a"', "'no_gradient' of type str, not list"),
         ('[[bert]]\nreason = "x"\nnot_applicable = ["cahce"]', "no 'cahce'.*'cache'"),
-        ("[[bert]\n", "overrides.toml: Expected"),
+        ("[[bert]\n", "bert.toml: Expected"),
     ],
 )
 def test_an_override_that_says_nothing_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "overrides.toml"
-    path.write_text(text)
+    (tmp_path / "bert.toml").write_text(text)
     with pytest.raises(RegistryError, match=message):
-        discover.read_overrides(path)
+        discover.read_overrides(tmp_path)
 
 
 def test_every_override_is_of_a_family_in_the_registry() -> None:

@@ -119,6 +119,7 @@ def test_an_invalid_document_is_not_written_and_the_old_one_stays(tmp_path: Path
         ("manifest", (), results.Manifest),
         ("manifest", ("properties", "jobs", "items"), results.Job),
         ("footer", (), results.Footer),
+        ("footer", ("properties", "broken", "items"), results.BrokenDevice),
     ],
 )
 def test_types_and_schemas_name_the_same_keys(
@@ -168,6 +169,24 @@ def test_a_footer_that_counts_more_records_than_there_are_is_broken(place: Place
     (problem,) = results.read_run(folder).problems
     assert isinstance(problem, results.BrokenFooter)
     assert "says that 2 of 2 jobs have a record, but 1 of 2 have" in str(problem)
+
+
+def test_a_broken_device_is_a_problem_only_where_jobs_did_not_run_because_of_it(
+    place: Place,
+) -> None:
+    told = {"node": "far", "device": "cpu", "job": "alpha-cpu", "reason": "it smokes"}
+    records = [a_record("alpha"), a_record("beta")]
+    folder = place.write_run(records[:1], asked=records)
+    edit_json(folder / "footer.json", broken=[told])
+    run = results.read_run(folder)
+    (problem,) = run.problems
+    assert isinstance(problem, results.DeviceBroke)
+    smokes = "cpu of far works no longer since alpha-cpu: it smokes"
+    assert f"{smokes}; 1 jobs did not run on it; mend the device, then" in str(problem)
+    assert [run.why_not_run(job) for job in run.manifest["jobs"]] == [None, smokes]
+    folder = place.write_run(records, run_id="20260102T120000Z-abcdef")
+    edit_json(folder / "footer.json", broken=[told])
+    assert results.read_run(folder).complete, "another machine ran what was left"
 
 
 def test_broken_and_foreign_records_are_problems_beside_the_good_ones(place: Place) -> None:

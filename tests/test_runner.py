@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from tools_fixtures import Place
 
-from tools import results, scripts, worker
+from tools import devices, results, scripts, worker
 from tools.__main__ import main
 from tools.processes import Call, Limits, NoParent, Processes
 from tools.results import Record
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="warm needs a safe fork")
 
-SAMPLE = ("bert", "convnext", "mamba", "whisper")
+SAMPLE = ("bert", "convnext", "llama", "mamba", "whisper")
 
 # What a script can see of the process that it runs in.
 LOOK = """
@@ -45,7 +45,10 @@ seen = {
 }
 import atexit
 atexit.register(lambda: print("at exit", Seen is not None))
-Path(%r).write_text(json.dumps(seen))
+unclosed = open(%(seen)r + ".unclosed", "w")
+unclosed.write("flushed")
+threading.Thread(target=lambda: print("thread", time.sleep(0.2), Seen is not None)).start()
+Path(%(seen)r).write_text(json.dumps(seen))
 """
 
 
@@ -84,11 +87,12 @@ def test_verdicts_are_the_same_as_of_fresh_processes(tmp_path: Path) -> None:
 def test_a_script_sees_the_same_process(place: Place, tmp_path: Path) -> None:
     seen = {}
     for runner in ("fresh", "warm"):
-        place.script("alpha", edit=LOOK % str(tmp_path / runner))
+        place.script("alpha", edit=LOOK % {"seen": str(tmp_path / runner)})
         assert place.matrix("--jobs", "1", runner=runner) == 0, runner
         seen[runner] = json.loads((tmp_path / runner).read_text())
         log = place.run().folder / place.record("alpha-cpu")["run"]["log"]
-        assert log.read_text() == "at exit True\n"
+        assert log.read_text() == "thread None True\nat exit True\n"
+        assert (tmp_path / f"{runner}.unclosed").read_text() == "flushed"
     assert seen["warm"] == seen["fresh"]
     assert seen["warm"]["environment"]["HF_HUB_OFFLINE"] == "1"
 
@@ -169,6 +173,23 @@ def test_where_the_parent_does_not_start_scripts_run_fresh(
     assert place.matrix(runner="warm") == 0
     assert "built for another CPU" in capsys.readouterr().out
     assert place.record("alpha-cpu")["run"]["runner"] == "fresh"
+
+
+@linux
+def test_for_devices_with_a_driver_no_parent_is_warmed_up(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "timm.py").write_text("raise RuntimeError('somebody warms it up')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(devices, "probe", lambda asked: [devices._found("cuda", None)])
+    for family in ("alpha", "beta"):
+        place.script(family)
+    assert place.matrix("--jobs", "1", device="cuda", runner="auto") == 0
+    assert "no warm parent" not in capsys.readouterr().out
+    assert {record["run"]["runner"] for record in place.run().records.values()} == {"fresh"}
 
 
 @linux

@@ -107,7 +107,7 @@ def test_a_broken_run_is_told_and_left_out(
 
 def spent(place: Place, machines: int = 4) -> Overhead:
     """The overhead of three jobs."""
-    records: dict[str, Record] = {name: took(name, 1) for name in ("a", "b", "c")}  # type: ignore[misc]
+    records: dict[str, Record] = {name: took(name, 1) for name in ("a", "b", "c")}
     return overhead.measure(place.options("simulate"), records, machines, 1)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tools import database, results
 from tools.__main__ import main, parse
@@ -166,7 +169,7 @@ class Place:
         """Write a run folder with `records`, which asked for those records or for `asked`."""
         folder = self.results / run_id
         folder.mkdir(parents=True)
-        jobs = [job_of(record) for record in asked or records]
+        jobs = [results.job_of(record) for record in asked or records]
         manifest = {
             "schema_version": 1,
             "run_id": run_id,
@@ -182,7 +185,9 @@ class Place:
         results.write(folder / "manifest.json", manifest, "manifest")
         for record in records:
             signed = {**record, "run": {**record["run"], "id": run_id}}
-            results.write(folder / f"{results.job_name(job_of(record))}.json", signed, "result")
+            results.write(
+                folder / f"{results.job_name(results.job_of(record))}.json", signed, "result"
+            )
         if footer:
             ended = {
                 "schema_version": 1,
@@ -257,20 +262,36 @@ def a_record(family: str = "alpha", *checks: dict[str, Any], **changes: Any) -> 
     return record | changes
 
 
-def job_of(record: dict[str, Any]) -> results.Job:
-    """The job that `record` answers."""
-    return {
-        "family": record["family"],
-        "architecture": record["architecture"],
-        "model_class": record["model_class"],
-        "checkpoint": record["checkpoint"],
-        "device": record["device"]["requested"],
-        "weights": record["weights"],
-        "size": record["size"],
-        "dtype": record["dtype"],
-        "script": record["script"]["name"],
-        "script_sha256": record["script"]["sha256"],
-    }
+def gone(pid: int, within: float = 5) -> bool:
+    """Whether the process has ended, or does soon."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:  # nobody has waited for it
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def wait_for(path: Path, within: float = 20) -> None:
+    """Wait until `path` exists."""
+    deadline = time.monotonic() + within
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} does not appear"
+        time.sleep(0.02)
+
+
+def tell_pid(path: Path) -> str:
+    """Code that writes the number of its process to `path`, at once."""
+    fresh = f"Path({str(path)!r}).with_suffix('.new')"
+    return f"{fresh}.write_text(str(os.getpid())); {fresh}.rename({str(path)!r})\n"
+
+
+def script_check(record: results.Record) -> results.Check:
+    """The check that the runner has added."""
+    return next(check for check in record["checks"] if check["name"] == "script")
 
 
 def damage(path: Path) -> None:

@@ -27,7 +27,10 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; gives back its exit code (2: usage, 4: no device, 130: interrupted)."""
+    """Run one command; gives back its exit code.
+
+    2: wrong usage, 4: no device, 5: something cannot be written, 130: interrupted.
+    """
     options = parse(arguments)
     try:
         code: int = importlib.import_module(COMMANDS[options.command][0]).main(options)

@@ -18,6 +18,7 @@ from tools.results import BrokenRecord, Check, Job, Record, Status
 from tools.usage import plain
 
 LINES = 8  # of the log, quoted in a reason
+RECORD_BYTES = 2**24  # at most: a thousand times what a record has
 
 
 def adopt(job: Job, checks: Sequence[str], ended: Ended, path: Path, empty: Record) -> Record:
@@ -93,8 +94,10 @@ def empty_record(
 
 def _read(path: Path, job: Job, seed: int) -> tuple[Record | None, str | None]:
     """The script's record, or what is wrong with it."""
-    if not path.exists():
+    if not path.is_file():  # a pipe could be read for ever
         return None, "left no record"
+    if (size := path.stat().st_size) > RECORD_BYTES:
+        return None, f"its record is broken: it has {size} bytes"
     try:
         record = results.read_record(path)
     except BrokenRecord as error:

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ import duckdb
 
 from tools import expectations, results
 from tools.expectations import Expectation
-from tools.results import BrokenManifest, Record, ResultsError, Run
+from tools.results import BrokenManifest, Lock, Record, ResultsError, Run
+from tools.usage import CannotWrite
 
 SQL = Path(__file__).parent / "sql"
 TABLES = ("runs", "jobs", "records", "checks", "problems")
@@ -46,12 +48,28 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def ingest(folder: Path, database: Path, known: Sequence[Expectation] = ()) -> Ingested:
-    """Rebuild `database` from all runs in the results `folder`, judged by `known` expectations."""
+    """Rebuild `database` from all runs in the results `folder`, judged by `known` expectations.
+
+    Of two at once the later waits, so that it does not replace what is newer. Errors: CannotWrite.
+    """
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with Lock(database.parent, wait=True):
+            for left in database.parent.glob(f".{database.name}.*"):  # by one that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            return _rebuild(folder, database, known)
+    except (OSError, duckdb.IOException) as error:
+        raise CannotWrite(
+            f"{database} cannot be written ({error}); the results in {folder} are safe: "
+            "mend that, then `python -m tools ingest`"
+        ) from error
+
+
+def _rebuild(folder: Path, database: Path, known: Sequence[Expectation]) -> Ingested:
     found = Ingested()
     for path in sorted(folder.glob("[!.]*")):
         if path.is_dir():
             _collect(path, known, found)
-    database.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=database.parent, prefix=f".{database.name}.") as scratch:
         fresh = Path(scratch) / database.name
         with duckdb.connect(fresh) as connection:
@@ -130,7 +148,8 @@ def _job_rows(run: Run) -> Iterable[dict[str, Any]]:
     for job in run.manifest["jobs"]:
         run_id, name = run.manifest["run_id"], results.job_name(job)
         values = {column: job[column] for column in columns}  # type: ignore[literal-required]
-        yield {"run_id": run_id, **values, "path": f"{run_id}/{name}.json"}
+        not_run = run.why_not_run(job)
+        yield {"run_id": run_id, **values, "path": f"{run_id}/{name}.json", "not_run": not_run}
 
 
 def _record_row(record: Record, verdict: str, path: str) -> dict[str, Any]:

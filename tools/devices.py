@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypedDict
 
 from rich.console import Console
@@ -14,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tools import scripts
+from tools.results import Record
 from tools.usage import UsageError, plain
 
 PROBE_SECONDS = 300
@@ -72,6 +77,46 @@ def probe(asked: Sequence[str]) -> list[Found]:
     return found
 
 
+@dataclass(frozen=True)
+class Health:
+    """Why a device works no longer, None where it does; `victim`: that was known before."""
+
+    broken: str | None = None
+    victim: bool = False
+
+
+WELL = Health()
+
+
+class Watch:
+    """Notices when a device of this machine stops working, as a GPU does after some crashes.
+
+    From then on every job on it ends badly. The first of them is a finding, the others are victims.
+    """
+
+    def __init__(self) -> None:
+        self._worked: set[str] = set()
+        self._looking = threading.Lock()
+        self._looks: dict[str, tuple[float, str | None]] = {}
+
+    def after(self, record: Record) -> Health:
+        """How the device of the job that has just ended with `record` is; looks only if need be."""
+        ended, device = time.monotonic(), record["device"]["requested"]
+        statuses = {check["status"] for check in record["checks"]}
+        if "pass" in statuses:
+            self._worked.add(device)
+        vanished = statuses == {"skip"} and device in self._worked
+        if device == "cpu" or not (vanished or statuses & {"crash", "timeout", "error"}):
+            return WELL
+        with self._looking:
+            looked, broken = self._looks.get(device, (-math.inf, None))
+            if broken:
+                return Health(broken, victim=True)
+            if looked < ended:
+                self._looks[device] = time.monotonic(), (broken := _why_broken(device))
+        return Health(broken, victim=bool(broken and vanished))
+
+
 def main(options: argparse.Namespace) -> int:
     """`python -m tools devices`: a table, or with `--json` the same for machines."""
     found = look(options.device)
@@ -86,6 +131,13 @@ def main(options: argparse.Namespace) -> int:
         table.add_row(each["device"], "✗" if each["why_not"] else "✓", escape(what))
     Console().print(table)
     return 0
+
+
+def _why_broken(device: str) -> str | None:
+    try:
+        return probe([device])[0]["why_not"]
+    except UsageError as error:
+        return str(error)
 
 
 def _found(device: str, why_not: str | None) -> Found:

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tools import database, expectations, plan, results, schedule, scripts, worker
 from tools.expectations import SCRIPT_CHECK, Expectation, Judgement
 from tools.plan import DEFAULTS, Plan
-from tools.results import Footer, Job, Record
+from tools.processes import NoParent
+from tools.results import BrokenDevice, Footer, Job, Record
 from tools.schedule import Queue, Room
 from tools.usage import CannotWrite, plain
 from tools.worker import Local, Outcome, Settings, Task
@@ -51,10 +52,12 @@ def main(options: argparse.Namespace) -> int:
     known = expectations.load(options.expectations, options.scripts)
     planned = plan.start(options) if options.resume is None else plan.resume(options)
     with planned.lock:
-        at_once = options.jobs or worker.usual_jobs(planned.manifest["jobs"])
-        few = len(planned.manifest["jobs"]) - len(planned.records) <= at_once
+        jobs = planned.manifest["jobs"]
+        at_once = options.jobs or worker.usual_jobs(jobs)
+        left = [job for job in jobs if results.job_name(job) not in planned.records]
+        few = sum(job["device"] == "cpu" for job in left) <= at_once  # a warm parent costs 4 s
         settings = Settings(
-            "fresh" if few and options.runner == "auto" else options.runner,  # a warm one costs 4 s
+            "fresh" if few and options.runner == "auto" else options.runner,
             options.timeout,
             options.retries,
             options.memory,
@@ -86,6 +89,7 @@ class Matrix:
         self.nodes, self._ended = nodes, ended
         self._tasks: dict[str, Task] = {}
         self._queue = Queue({}, {})
+        self._broken: dict[tuple[str, str], BrokenDevice] = {}
 
     def work(self) -> bool:
         """Run each job that has no record yet; gives back whether this was interrupted.
@@ -130,12 +134,25 @@ class Matrix:
         except NodeLost as error:
             print(f"{name}: {node} is lost ({error}), it goes to another", flush=True)
             self._tasks[name] = task.lost(node, str(error))
-            self._queue.lost(name, node)
+            self._queue.put_back(name, avoid=node)
             return
+        except (OSError, NoParent) as error:
+            raise self._stuck(f"{name} cannot be run", error) from error
         if outcome is None:
             return
         if outcome.broken:
-            self._queue.broken[node][task.job["device"]] = outcome.broken
+            device = task.job["device"]
+            told: BrokenDevice = {
+                "node": node,
+                "device": device,
+                "job": name,
+                "reason": plain(outcome.broken),
+            }
+            self._broken.setdefault((node, device), told)
+            self._queue.broken[node].add(device)
+        if outcome.victim:
+            self._queue.put_back(name)  # for another machine, if there is one
+            return
         for log, text in outcome.logs.items():
             with contextlib.suppress(OSError):  # the record matters more
                 (self.folder / "logs" / log).write_bytes(text)
@@ -146,11 +163,13 @@ class Matrix:
         try:
             results.write(self.folder / f"{name}.json", document, schema)
         except OSError as error:
-            raise CannotWrite(
-                f"{self.folder}: {name}.json cannot be written ({error}); {len(self.records)} "
-                f"results are safe: make room, then `python -m tools matrix --resume "
-                f"{self.folder.name}`"
-            ) from error
+            raise self._stuck(f"{name}.json cannot be written", error) from error
+
+    def _stuck(self, what: str, error: Exception) -> CannotWrite:
+        return CannotWrite(
+            f"{self.folder}: {what} ({error}); {len(self.records)} results are safe: mend that, "
+            f"then `python -m tools matrix --resume {self.folder.name}`"
+        )
 
     def summary(self, known: Sequence[Expectation]) -> int:
         """Print how the run ended and how to repeat what nobody expects; 1 if there is such."""
@@ -167,9 +186,6 @@ class Matrix:
         for reason, names in unreal.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             print(f"{', '.join(names[:3])}{more}: {reason}")
-        for node, devices in self._queue.broken.items():
-            for device, reason in devices.items():
-                print(f"{device} of {node} is broken, its other jobs did not run: {plain(reason)}")
         counts = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common())
         missing = len(self.manifest["jobs"]) - len(self.records)
         counts += f", {missing} not run" if missing else ""
@@ -183,7 +199,7 @@ class Matrix:
     def _task(self, job: Job) -> Task:
         """What is to be done for `job`."""
         name, script = results.job_name(job), self.scripts / job["script"]
-        checks = self._checks(job)
+        checks, seed = self._said(job)
         flags = self._flags(job, checks)
         return Task(
             name=name,
@@ -192,28 +208,21 @@ class Matrix:
             command=["python", _shown(script), *flags],
             flags=flags,
             checks=checks,
-            seed=self._seed(job),
+            seed=seed,
             run_id=self.folder.name,
             attempt=self.attempts.get(name, 0) + 1,
             versions=self.manifest["versions"],
         )
 
-    def _checks(self, job: Job) -> list[str]:
-        """The checks that the run asks of the script; empty where they cannot be known."""
+    def _said(self, job: Job) -> tuple[list[str], int]:
+        """The checks of the script that the run asks for, and the seed; none, and 0, if unknown."""
         try:
-            there = scripts.read(self.scripts / job["script"]).checks
+            said = scripts.read(self.scripts / job["script"])
         except OSError:  # gone since the run began: Python will say so
-            return []
-        asked = self.manifest["checks"]
-        return [name for name in there if not asked or name in asked]
-
-    def _seed(self, job: Job) -> int:
-        """The seed that was asked for, else the one that the script says."""
-        if self.manifest["seed"] is not None:
-            return self.manifest["seed"]
-        with contextlib.suppress(OSError):
-            return int(scripts.read(self.scripts / job["script"]).constants.get("SEED", 0))
-        return 0
+            said = scripts.Facts({}, (), "")
+        asked, seed = self.manifest["checks"], self.manifest["seed"]
+        checks = [name for name in said.checks if not asked or name in asked]
+        return checks, int(said.constants.get("SEED", 0)) if seed is None else seed
 
     def _flags(self, job: Job, checks: Sequence[str]) -> list[str]:
         """The flags of the script, those left out that say what it does anyway."""
@@ -239,6 +248,7 @@ class Matrix:
             "asked": len(self.manifest["jobs"]),
             "interrupted": interrupted,
             "counts": results.count(self.records),
+            "broken": list(self._broken.values()),
         }
 
     def _show(self, name: str, record: Record, judgements: Sequence[Judgement]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tools import database, plan, results, schedule, scripts
 from tools.matrix import Matrix, Running
-from tools.results import Job, Record
+from tools.results import Record
 from tools.schedule import Room
 from tools.worker import Outcome, Task
 
@@ -56,7 +56,9 @@ def measure(
         planned = plan.start(asked)
         begun = time.perf_counter()
         with planned.lock:
-            planned.manifest["jobs"] = [job(family, each) for family, each in records.items()]
+            planned.manifest["jobs"] = [
+                {**results.job_of(record), "family": family} for family, record in records.items()
+            ]
             results.write(planned.folder / "manifest.json", planned.manifest, "manifest")
             nodes = _Idle(records, machines, at_once)
             with contextlib.redirect_stdout(io.StringIO()):
@@ -74,22 +76,6 @@ def measure(
         keeping=max(0.0, nodes.stopped - nodes.full - later) / len(records),
         ingest=ingest,
     )
-
-
-def job(family: str, record: Record) -> Job:
-    """The job that `record` answers, as if of another `family`."""
-    return {
-        "family": family,
-        "architecture": record["architecture"],
-        "model_class": record["model_class"],
-        "checkpoint": record["checkpoint"],
-        "device": record["device"]["requested"],
-        "weights": record["weights"],
-        "size": record["size"],
-        "dtype": record["dtype"],
-        "script": record["script"]["name"],
-        "script_sha256": record["script"]["sha256"],
-    }
 
 
 class _Idle:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
+import contextlib
 import importlib.metadata
-import os
 import platform
 import re
 import secrets
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from tools import devices, results, scripts
-from tools.results import BrokenManifest, Job, Manifest, Record, ScriptFacts
+from tools.results import BrokenManifest, Job, Lock, Manifest, Record, ScriptFacts
 from tools.usage import CannotWrite, NoDevice, UsageError, unknown
 
 DEFAULTS = {"weights": "random", "size": "tiny", "dtype": "float32"}
@@ -45,24 +45,6 @@ class Plan:
         return all(job["weights"] == "random" for job in self.manifest["jobs"])
 
 
-class Lock:
-    """Holds a run folder for this process. Errors: UsageError where another process holds it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._handle)
-            raise UsageError(f"{folder.name} is at work in another process ({error})") from error
-
-    def __enter__(self) -> Lock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._handle)
-
-
 def start(options: argparse.Namespace) -> Plan:
     """A new run of what `options` ask for. Errors: UsageError, NoDevice."""
     families = _choose_families(options)
@@ -84,9 +66,7 @@ def start(options: argparse.Namespace) -> Plan:
         for facts in map(_facts, families.values())
     ]
     now = datetime.now(timezone.utc)
-    # Five digits of microseconds, so that names sort as the runs began, and a random one.
-    suffix = f"{now.microsecond:05x}{secrets.randbelow(16):x}"
-    folder: Path = options.results / f"{now:%Y%m%dT%H%M%SZ}-{suffix}"
+    folder: Path = options.results / _run_id(now, options.results)
     manifest: Manifest = {
         "schema_version": results.SCHEMA_VERSION,
         "run_id": folder.name,
@@ -99,12 +79,17 @@ def start(options: argparse.Namespace) -> Plan:
         "jobs": jobs,
         "versions": _versions(),
     }
-    try:
-        (folder / "logs").mkdir(parents=True)
-        lock = Lock(folder)
-        results.write(folder / "manifest.json", manifest, "manifest")
-    except OSError as error:
-        raise CannotWrite(f"{folder} cannot be written ({error})") from error
+    hidden = folder.with_name(f".{folder.name}")
+    with contextlib.ExitStack() as undo:
+        try:
+            (hidden / "logs").mkdir(parents=True)
+            undo.callback(shutil.rmtree, hidden, ignore_errors=True)
+            lock = undo.enter_context(Lock(hidden))
+            results.write(hidden / "manifest.json", manifest, "manifest")
+            hidden.rename(folder)  # nobody sees it without its manifest
+        except OSError as error:
+            raise CannotWrite(f"{folder} cannot be written ({error})") from error
+        undo.pop_all()
     return Plan(folder, manifest, options.scripts, lock)
 
 
@@ -122,31 +107,55 @@ def resume(options: argparse.Namespace) -> Plan:
     if options.resume and options.resume not in runs:
         raise UsageError(f"--resume: {unknown('run', options.resume, runs)}")
     folder = runs[options.resume or max(runs)]
-    lock = Lock(folder)
+    with contextlib.ExitStack() as undo:
+        try:
+            lock = undo.enter_context(Lock(folder))
+        except BlockingIOError as error:
+            raise UsageError(f"{folder.name} is at work in another process ({error})") from error
+        planned = _go_on(folder, options.scripts, lock)
+        undo.pop_all()
+    return planned
+
+
+def _go_on(folder: Path, scripts_folder: Path, lock: Lock) -> Plan:
+    """The run in `folder`, made ready to go on."""
     try:
         run = results.read_run(folder)
     except BrokenManifest as error:
         raise UsageError(f"--resume: {error}") from error
-    families = _known_families(options.scripts, [job["family"] for job in run.manifest["jobs"]])
+    asked = [job["family"] for job in run.manifest["jobs"]]
+    families = _known_families(scripts_folder, asked)
     _choose_devices([job["device"] for job in run.manifest["jobs"]])
     facts = {family: _facts(script) for family, script in families.items()}
     jobs: list[Job] = [{**job, **facts[job["family"]]} for job in run.manifest["jobs"]]
     manifest: Manifest = {**run.manifest, "jobs": jobs}
     shas = {results.job_name(job): job["script_sha256"] for job in jobs}
     records = {n: r for n, r in run.records.items() if r["script"]["sha256"] == shas[n]}
-    # Without its footer the run counts as not ended, whatever happens from here on.
-    (folder / "footer.json").unlink(missing_ok=True)
-    for half_written in folder.glob(".*.json.*"):  # by a process that was killed
-        half_written.unlink()
     try:
+        # Without its footer the run counts as not ended, whatever happens from here on.
+        (folder / "footer.json").unlink(missing_ok=True)
+        for half_written in folder.glob(".*.json.*"):  # by a process that was killed
+            half_written.unlink()
         (folder / "logs").mkdir(exist_ok=True)
         results.write(folder / "manifest.json", manifest, "manifest")
+        for name in shas.keys() - records.keys():
+            (folder / f"{name}.json").unlink(missing_ok=True)
     except OSError as error:
         raise CannotWrite(f"{folder} cannot be written ({error})") from error
-    for name in shas.keys() - records.keys():
-        (folder / f"{name}.json").unlink(missing_ok=True)
     attempts = {name: record["run"]["attempt"] for name, record in run.records.items()}
-    return Plan(folder, manifest, options.scripts, lock, records, attempts)
+    return Plan(folder, manifest, scripts_folder, lock, records, attempts)
+
+
+def _run_id(now: datetime, folder: Path) -> str:
+    """The name of a new run: it sorts behind those in `folder`, even if the clock has gone back.
+
+    It ends with five digits of microseconds and a random one, for two that begin at once.
+    """
+    last = max((path.parent.name for path in folder.glob("*/manifest.json")), default="")
+    if re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{6}", last):
+        then = datetime.strptime(last[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+        now = max(now, then + timedelta(microseconds=int(last[17:22], 16) + 1))
+    return f"{now:%Y%m%dT%H%M%SZ}-{now.microsecond:05x}{secrets.randbelow(16):x}"
 
 
 def _known_families(folder: Path, asked: Sequence[str]) -> dict[str, Path]:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from tools import parent
 
 Runner = Literal["warm", "fresh"]
@@ -24,6 +26,7 @@ Runner = Literal["warm", "fresh"]
 LOG_BYTES = 2**19  # kept of the beginning, and as many of the end, of what a program prints
 DRAIN_READS = 64  # of a pipe into which a process that got away may write on
 KILL_SECONDS = 10  # a process that lives on after SIGKILL is stuck in a driver
+ANSWER_SECONDS = 60  # a parent that does not fork so long is stopped, or worse
 KILLED = -9
 
 
@@ -102,7 +105,8 @@ class Processes:
     def run(self, call: Call) -> Ended | None:
         """Run a script; when it has ended or its time is over, all that is left of it is killed.
 
-        Gives back None where `stop` came first. Errors: NoParent, OSError.
+        Gives back None where `stop` came first. Errors: NoParent; OSError where the log cannot be
+        written, or no process can be started.
         """
         runner: Runner = "fresh" if call.fresh else self.runner
         task = {
@@ -117,18 +121,20 @@ class Processes:
             "memory": self._limits.memory if call.bounded else None,
             "warm": runner == "warm",
         }
-        output, theirs = os.pipe()
-        os.set_blocking(output, False)
-        try:
-            with self._lock:
-                if self._stopped:
-                    return None
-                answers = self._start(task, theirs)
-                start = time.monotonic()
-                self._running.add(answers)
-        finally:
-            os.close(theirs)
-        with answers, contextlib.closing(BoundedLog(call.log)) as kept:
+        with contextlib.ExitStack() as opened:
+            kept = opened.enter_context(contextlib.closing(BoundedLog(call.log)))
+            output, theirs = os.pipe()
+            opened.callback(os.close, output)
+            os.set_blocking(output, False)
+            try:
+                with self._lock:
+                    if self._stopped:
+                        return None
+                    answers = opened.enter_context(self._start(task, theirs))
+                    start = time.monotonic()
+                    self._running.add(answers)
+            finally:
+                os.close(theirs)
             in_time = _follow(answers, output, kept, start + call.timeout)
             with self._lock:
                 self._running.remove(answers)
@@ -136,10 +142,11 @@ class Processes:
             with contextlib.suppress(OSError):
                 answers.shutdown(socket.SHUT_WR)  # which kills it
             answer = _receive(answers, KILL_SECONDS)
+            if not answer:  # there is no parent to kill what is left
+                _kill_all_in(call.folder)
             for _ in range(DRAIN_READS):
                 if not _copy(output, kept):
                     break
-            os.close(output)
         seconds = time.monotonic() - start
         lost = not answer and in_time
         facts = {"exit_code": KILLED, **answer, "lost": lost, "runner": runner}
@@ -164,7 +171,7 @@ class Processes:
             answers, theirs = socket.socketpair()
             with theirs:
                 asked = self._parents[-1].ask(task, [theirs.fileno(), output])
-            answer = _receive(answers, None) if asked else {}
+            answer = _receive(answers, ANSWER_SECONDS) if asked else {}
             if "pid" in answer:
                 return answers
             answers.close()
@@ -284,7 +291,16 @@ def _copy(output: int, log: BoundedLog) -> bool:
     return bool(chunk)
 
 
-def _receive(answers: socket.socket, patience: float | None) -> dict[str, Any]:
+def _kill_all_in(folder: Path) -> None:
+    """Kill the processes that work in `folder` or have it for their temporary files."""
+    here = (str(folder), str(folder.resolve()))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() in here or process.environ().get("TMPDIR") in here:
+                process.kill()
+
+
+def _receive(answers: socket.socket, patience: float) -> dict[str, Any]:
     """One answer of the parent; empty where it died, or had not answered after `patience` s."""
     answers.settimeout(patience)
     line = b""

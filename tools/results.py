@@ -8,6 +8,7 @@ A run is a folder `results/<run id>/` with `manifest.json` (what was asked), one
 from __future__ import annotations
 
 import difflib
+import fcntl
 import json
 import math
 import os
@@ -177,7 +178,22 @@ class Manifest(TypedDict):
     versions: dict[str, str]
 
 
-class Footer(TypedDict):
+class BrokenDevice(TypedDict):
+    """A device that stopped working: on which machine, with which job, and what it says now."""
+
+    node: str
+    device: str
+    job: str
+    reason: str
+
+
+class BrokenDevices(TypedDict, total=False):
+    """The part of a footer that those of older versions lack."""
+
+    broken: list[BrokenDevice]
+
+
+class Footer(BrokenDevices):
     """What a run has finished; `counts` are jobs by the worst status of their checks."""
 
     schema_version: int
@@ -217,6 +233,12 @@ class MissingFooter(ResultsError):
     """The run has not ended: it died, or it still runs."""
 
     advice = "finish it with `python -m tools matrix --resume {run}`"
+
+
+class DeviceBroke(ResultsError):
+    """A device stopped working during the run, so that nothing more ran on it."""
+
+    advice = "mend the device, then `python -m tools matrix --resume {run}`"
 
 
 class BrokenFooter(ResultsError):
@@ -259,6 +281,27 @@ def replace(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+class Lock:
+    """Holds a folder for this process, until it is left or dies.
+
+    Errors: BlockingIOError where another process holds it, unless this is to `wait`.
+    """
+
+    def __init__(self, folder: Path, *, wait: bool = False) -> None:
+        self._handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
 
 
 def read_record(path: Path) -> Record:
@@ -311,6 +354,13 @@ class Run:
         ended = self.footer is not None and not self.interrupted
         return ended and len(self.records) == len(self.manifest["jobs"]) and not self.problems
 
+    def why_not_run(self, job: Job) -> str | None:
+        """Why `job` has no record; None where it has one."""
+        if job_name(job) in self.records:
+            return None
+        broken = [_broke(each) for each in _broken(self.footer) if each["device"] == job["device"]]
+        return "; ".join(broken) or "the run ended before this job"
+
 
 def read_run(folder: Path) -> Run:
     """Read all of a run folder, keeping what is wrong with its parts as `problems`.
@@ -337,6 +387,13 @@ def read_run(folder: Path) -> Run:
             raise BrokenFooter(folder / "footer.json", f"{said}, but {there} of {len(jobs)} have")
     except ResultsError as error:
         problems.append(error)
+    for device in _broken(footer):
+        lost = [
+            n for n, job in jobs.items() if job["device"] == device["device"] and n not in records
+        ]
+        if lost:
+            told = f"{_broke(device)}; {len(lost)} jobs did not run on it"
+            problems.append(DeviceBroke(folder / "footer.json", told))
     return Run(folder, manifest, footer, records, problems)
 
 
@@ -345,6 +402,22 @@ def job_name(job: Job) -> str:
     usual = ("random", "tiny", "float32")
     special = [word for word in (job["weights"], job["size"], job["dtype"]) if word not in usual]
     return "-".join([job["family"], job["device"].replace(":", "-"), *special])
+
+
+def job_of(record: Record) -> Job:
+    """The job that `record` answers."""
+    return {
+        "family": record["family"],
+        "architecture": record["architecture"],
+        "model_class": record["model_class"],
+        "checkpoint": record["checkpoint"],
+        "device": record["device"]["requested"],
+        "weights": record["weights"],
+        "size": record["size"],
+        "dtype": record["dtype"],
+        "script": record["script"]["name"],
+        "script_sha256": record["script"]["sha256"],
+    }
 
 
 def differences(record: Record, job: Job, seed: int | None) -> list[str]:
@@ -375,6 +448,14 @@ def count(records: Mapping[str, Record]) -> dict[str, int]:
     """How many of `records` have which worst status, the worst first; those that occur."""
     counts = Counter(worst(record) for record in records.values())
     return {status: counts[status] for status in STATUSES if counts[status]}
+
+
+def _broken(footer: Footer | None) -> list[BrokenDevice]:
+    return footer.get("broken", []) if footer else []
+
+
+def _broke(device: BrokenDevice) -> str:
+    return "{device} of {node} works no longer since {job}: {reason}".format(**device)
 
 
 def _own_record(path: Path, manifest: Manifest, job: Job | None) -> Record:

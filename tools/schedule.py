@@ -39,16 +39,16 @@ class Room:
 
 
 class Queue:
-    """The jobs that wait, and which machines they must not go to; `broken` says why not.
+    """The jobs that wait; `broken` are the devices that work no longer, by node.
 
-    `devices` are those of the jobs, by name; `seconds` is how long jobs took.
+    `devices` are what the jobs are for, `seconds` what they took, by name.
     """
 
     def __init__(self, devices: Mapping[str, str], seconds: Mapping[str, float]) -> None:
         self._devices = devices
         self._waiting = longest_first(devices, seconds)
         self._avoid: defaultdict[str, set[str]] = defaultdict(set)
-        self.broken: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self.broken: defaultdict[str, set[str]] = defaultdict(set)
 
     def start(self, rooms: Iterable[Room]) -> list[tuple[str, str]]:
         """Take out of line what goes to the `rooms` now, as (job, node)."""
@@ -58,10 +58,11 @@ class Queue:
             self._waiting.remove(name)
         return placed
 
-    def lost(self, name: str, node: str) -> None:
-        """Put a job back in line, before all others, because its machine is gone."""
-        self._avoid[name].add(node)
+    def put_back(self, name: str, avoid: str | None = None) -> None:
+        """Put a job first in line, not for the node `avoid` if there is another one."""
         self._waiting.insert(0, name)
+        if avoid:
+            self._avoid[name].add(avoid)
 
     def fits(self, rooms: Iterable[Room]) -> bool:
         """Whether one of the `rooms` is for a job that waits, even if it has no space now."""

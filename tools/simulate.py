@@ -103,9 +103,8 @@ def study(options: argparse.Namespace, history: History) -> Scaling:
     copies = [f"-copy-{number + 1}" for number in range(options.copies or 1)]
     names = [(name, name + copy * (len(copies) > 1)) for copy in copies for name in history.records]
     records = {copy.replace("-", "_"): history.records[name] for name, copy in names}
-    jobs = [overhead.job(family, record) for family, record in records.items()]
-    at_once = options.jobs or worker.usual_jobs(jobs)
-    print(f"{len(jobs)} jobs that take no time, to measure the driver", flush=True)
+    at_once = options.jobs or worker.usual_jobs(list(map(results.job_of, records.values())))
+    print(f"{len(records)} jobs that take no time, to measure the driver", flush=True)
     costs = overhead.measure(options, records, numbers[-1], at_once)
     startups = [gap - jobs * costs.preparing / len(records) for gap, jobs in history.gaps]
     model = Model(

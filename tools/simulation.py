@@ -231,7 +231,7 @@ class _Run:
     def _take(self, attempt: _Attempt, name: str, node: str) -> None:
         if attempt.lost:
             self._retries += 1
-            self._queue.lost(name, node)
+            self._queue.put_back(name, avoid=node)
         else:
             self._now = self._now.then("driver", self._model.keeping)
             self._retries += attempt.stay.retries

@@ -20,7 +20,7 @@ class NoDevice(UsageError):
 
 
 class CannotWrite(UsageError):
-    """A result cannot be written; the message says what is safe, and how to go on."""
+    """What comes next cannot be written; the message says what is safe, and how to go on."""
 
     exit_code = 5
 

@@ -23,9 +23,8 @@ from tools.expectations import SCRIPT_CHECK
 from tools.processes import Call, Ended, Limits, NoParent, Processes, Runner
 from tools.results import Check, Job, Record, Retry
 from tools.schedule import Room
-from tools.usage import UsageError, plain
+from tools.usage import plain
 
-LOSSES = 2  # a script that loses its parent more often has killed it
 SHARE = 0.9  # of the memory of a machine, for all scripts together
 USUAL_BYTES = 3 * 2**29  # what a tiny script needs, generously
 
@@ -85,11 +84,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The record of a task; `broken` says why its device works no longer; logs by file name."""
+    """The record of a task; `broken` says why its device works no longer; logs by file name.
+
+    `victim`: the device was known to be broken when the task ended badly, which says nothing of it.
+    """
 
     record: Record
     broken: str | None = None
     logs: Mapping[str, bytes] = field(default_factory=dict)
+    victim: bool = False
 
 
 class Worker:
@@ -101,13 +104,18 @@ class Worker:
         self._limits = Limits(max(1, cores() // at_once), memory)
         self._processes = self._start("warm" if settings.warm else "fresh")
         self._lock = threading.Lock()
+        self._stopped, self._alone = False, set[Processes]()
+        self._watch = devices.Watch()
 
     def run(self, task: Task, logs: Path) -> Outcome | None:
-        """The outcome of `task`, its logs written to the folder `logs`; None after `stop`."""
+        """The outcome of `task`, its logs written to the folder `logs`; None after `stop`.
+
+        Errors: OSError where a file cannot be written; that or NoParent where no process starts.
+        """
         retries = list(task.retries)
-        fresh, crashes, losses, broken = self.settings.fresh(task.job), 0, 0, None
+        crashes, alone, health = 0, False, devices.WELL
         while True:
-            found = self._attempt(task, logs, task.attempt + len(retries), fresh)
+            found = self._attempt(task, logs, task.attempt + len(retries), alone=alone)
             if found is None:
                 return None
             record, ended = found
@@ -115,12 +123,11 @@ class Worker:
             check = _script_check(record)
             status = check["status"] if check else None
             if ended.lost:
-                losses, again = losses + 1, losses < LOSSES
-            elif status in ("crash", "timeout"):
-                broken = self._why_broken(task.job["device"])
-                crashes, again = crashes + 1, crashes < self.settings.retries and not broken
+                again = not alone  # where it was, the parent has died of this script
             else:
-                again = False
+                health = self._watch.after(record)
+                again = status in ("crash", "timeout") and crashes < self.settings.retries
+                crashes, again = crashes + 1, again and not health.broken
             if not again or check is None:
                 break
             log = f"{task.name}.attempt-{facts['attempt']}.txt"
@@ -137,17 +144,19 @@ class Worker:
                     "log": f"logs/{log}",
                 }
             )
-            fresh = True
-        if broken and check:
-            check["reason"] = f"{check['reason']}\n{task.job['device']} is broken since: {broken}"
+            alone = True
+        if health.broken and check:
+            check["reason"] = f"{check['reason']}\n{task.job['device']} is broken: {health.broken}"
         if retries:
             facts["retries"] = retries
-        return Outcome(_flaky(record, retries), broken)
+        return Outcome(_flaky(record, retries), health.broken, victim=health.victim)
 
     def stop(self) -> None:
         """Kill everything that runs, and start nothing more."""
         with self._lock:
-            self._processes.stop()
+            self._stopped = True
+            for processes in (self._processes, *self._alone):
+                processes.stop()
 
     def _start(self, runner: Runner) -> Processes:
         environment = {
@@ -160,7 +169,7 @@ class Worker:
         return Processes(runner, self._limits, environment)
 
     def _attempt(
-        self, task: Task, logs: Path, attempt: int, fresh: bool
+        self, task: Task, logs: Path, attempt: int, *, alone: bool
     ) -> tuple[Record, Ended] | None:
         """One run of the script of `task`; None after `stop`."""
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -171,20 +180,16 @@ class Worker:
             if task.text is not None:
                 script = scratch / task.script.name
                 script.write_bytes(task.text)
-            processes = self._processes
             call = Call(
                 script,
                 [*task.flags, "--json", str(path)],
                 scratch,
                 logs / f"{task.name}.txt",
                 self.settings.timeout,
-                fresh=fresh,
+                fresh=alone or self.settings.fresh(task.job),
                 bounded=task.job["device"] == "cpu",  # drivers map more than they use
             )
-            try:
-                ended = processes.run(call)
-            except NoParent as error:
-                ended = self._without(processes, error).run(call)
+            ended = self._run_alone(call) if alone else self._run_shared(call)
             if ended is None:
                 return None
             empty = empty_record(task.job, task.seed, started, self._limits.threads, task.versions)
@@ -202,6 +207,28 @@ class Worker:
         }
         return record, ended
 
+    def _run_shared(self, call: Call) -> Ended | None:
+        """Run a script as a child of the parent that all share."""
+        processes = self._processes
+        try:
+            return processes.run(call)
+        except NoParent as error:
+            return self._without(processes, error).run(call)
+
+    def _run_alone(self, call: Call) -> Ended | None:
+        """Run a script as the only child of a new parent, so that it suffers from no other."""
+        with self._lock:
+            processes = self._start("fresh")
+            self._alone.add(processes)
+            if self._stopped:
+                processes.stop()
+        try:
+            return processes.run(call)
+        finally:
+            with self._lock:
+                self._alone.discard(processes)
+            processes.stop()
+
     def _without(self, warm: Processes, error: NoParent) -> Processes:
         """Processes that do without the `warm` parent, which does not start."""
         with self._lock:
@@ -211,15 +238,6 @@ class Worker:
                 print(f"fresh processes on {self.node}, no warm parent: {plain(str(error), 300)}")
                 self._processes = self._start("fresh")
             return self._processes
-
-    def _why_broken(self, device: str) -> str | None:
-        """Why `device` does not work any more; None where it does."""
-        if device == "cpu":
-            return None
-        try:
-            return devices.probe([device])[0]["why_not"]
-        except UsageError as error:
-            return str(error)
 
 
 class Local:

@@ -5,7 +5,7 @@ WITH newest AS (
     FROM jobs JOIN runs USING (run_id)
     WHERE NOT runs.partial
     QUALIFY row_number() OVER (
-        PARTITION BY family, device, weights, size, dtype ORDER BY runs.started DESC, run_id DESC
+        PARTITION BY family, device, weights, size, dtype ORDER BY run_id DESC
     ) = 1
 ),
 counted AS (
@@ -35,11 +35,7 @@ SELECT
     coalesce(passed, 0) AS passed,
     coalesce(failed, 0) AS failed,
     coalesce(total, 0) AS total,
-    coalesce(
-        first_reason,
-        problems.problem,
-        CASE WHEN records.run_id IS NULL THEN 'the run ended before this job' END
-    ) AS first_reason,
+    coalesce(first_reason, problems.problem, newest.not_run) AS first_reason,
     records.inference,
     records.device_name,
     records.software,

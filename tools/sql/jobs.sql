@@ -9,5 +9,6 @@ CREATE TABLE jobs (
     size VARCHAR,
     dtype VARCHAR,
     path VARCHAR, -- of the record, in the results folder
+    not_run VARCHAR, -- why it has no record; NULL where it has one
     PRIMARY KEY (run_id, family, device, weights, size, dtype)
 )

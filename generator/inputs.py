@@ -1,0 +1,316 @@
+"""Inputs of tiny models: for each architecture how they follow from a configuration.
+
+An input is a table of the registry: a "kind", which is a function of `templates/_random.py`, and
+its arguments. A size may be an expression of the configuration ("config.vision_config.width // 2").
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from generator.shrink import Tree, special_ids_end
+from templates import _random
+
+LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
+TARGET = 7  # decoder tokens of encoder-decoder models; differs from every other size
+FRAMES = 2  # of a video beside an image
+SAMPLES = [3200, 2400]  # two rows of audio
+
+
+@dataclass
+class Candidate:
+    """A family while it is discovered."""
+
+    family: str
+    architecture: str
+    head: str
+    model_class: Any
+    tree: Tree
+    config: Any
+    given: dict[str, Tree] = field(default_factory=dict)  # inputs by hand
+    inputs: dict[str, Tree] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> set[str]:
+        """The parameter names of the model's forward."""
+        return set(inspect.signature(self.model_class.forward).parameters)
+
+
+def tokens(candidate: Candidate, width: int | str = WIDTH) -> Tree:
+    """Token ids that are no special tokens."""
+    size, low = candidate.config.get_text_config(decoder=True).vocab_size, special_ids_end(
+        candidate.tree
+    )
+    return {"kind": "token_ids", "shape": [2, width], "low": low, "high": size}
+
+
+def mask(lengths: list[int]) -> Tree:
+    """A right-padded attention mask."""
+    return {"kind": "ragged_mask", "lengths": lengths, "width": max(lengths)}
+
+
+def values(*shape: int | str) -> Tree:
+    """Floating point values; a size may be an expression of the configuration."""
+    return {"kind": "normals", "shape": list(shape)}
+
+
+def text_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Token ids, mask and, where the model tells segments apart, token types."""
+    inputs = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+    if (
+        "token_type_ids" in candidate.parameters
+        and getattr(candidate.config, "type_vocab_size", 0) > 1
+    ):
+        types = candidate.config.type_vocab_size
+        inputs["token_type_ids"] = {
+            "kind": "token_ids",
+            "shape": [2, WIDTH],
+            "low": 0,
+            "high": types,
+        }
+    return inputs
+
+
+def seq2seq_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """What the encoder and the decoder read."""
+    return text_inputs(candidate) | {"decoder_input_ids": tokens(candidate, TARGET)}
+
+
+def vision_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Square images of the configured size."""
+    return {"pixel_values": values(2, *image(candidate))}
+
+
+def image(candidate: Candidate) -> list[int | str]:
+    """Channels, height and width of an image: expressions of the configuration, or 64 pixels."""
+    channels, size = reach(candidate.config, "num_channels"), reach(candidate.config, "image_size")
+    return [concrete(channels, candidate.config) or 3, size or 64, size or 64]
+
+
+def reach(config: Any, name: str, path: str = "config") -> str | None:
+    """The expression that gives the integer `name` of a configuration or of one of its parts."""
+    if type(getattr(config, name, None)) is int:
+        return f"{path}.{name}"
+    for part in getattr(config, "sub_configs", {}):
+        if found := reach(getattr(config, part), name, f"{path}.{part}"):
+            return found
+    return None
+
+
+def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Images that are not square, for models that take any size: swapped axes show."""
+    inputs = {"pixel_values": values(2, 3, 96, 64)}
+    if "pixel_mask" in candidate.parameters:
+        inputs["pixel_mask"] = {"kind": "ragged_pixels", "sizes": [[96, 64], [80, 40]]}
+    return inputs
+
+
+def video_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Frames of square images."""
+    return {"pixel_values": values(2, "config.num_frames", *image(candidate))}
+
+
+def dual_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts that end in the end token, at which such models pool, and images."""
+    ids, end = tokens(candidate), reach(candidate.config, "eos_token_id")
+    if end:
+        ids = {"kind": "ended", "of": ids, "token": end, "lengths": LENGTHS}
+    pixels = values(2, *image(candidate))
+    return {"input_ids": ids, "attention_mask": mask(LENGTHS), "pixel_values": pixels}
+
+
+def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Images, videos where the model takes them, and a text with a placeholder for each feature.
+
+    How many features they have is the model's answer. The placeholders of a video stand together or
+    each frame's apart, as the model takes them.
+    """
+    model = candidate.model_class(candidate.config)
+    seen = {"image": image_inputs(candidate) | candidate.given}
+    if "pixel_values_videos" in candidate.parameters and "pixel_values_videos" not in seen["image"]:
+        seen["video"] = clip_inputs(candidate)
+    counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
+    text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
+    if not counts["image"]:  # the image goes to cross-attention, or before the text
+        return text | {name: spec for kind in seen for name, spec in seen[kind].items()}
+    for pieces in (1, FRAMES):
+        text = placeholders(candidate, counts, pieces)
+        inputs = text | {name: spec for kind in seen for name, spec in seen[kind].items()}
+        if "video" not in seen or runs(candidate, model, inputs):
+            break
+    return inputs
+
+
+def image_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """One image a row: square, or as patches of a grid of each row's own."""
+    if "image_grid_thw" not in candidate.parameters:
+        return {"pixel_values": values(2, *image(candidate))}
+    return {
+        "pixel_values": values(2 * 32, patch(candidate)),
+        "image_grid_thw": {"kind": "numbers", "values": [[1, 4, 8], [1, 2, 16]]},
+    }
+
+
+def clip_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """One short video a row, beside its image."""
+    if "video_grid_thw" not in candidate.parameters:
+        return {"pixel_values_videos": values(2, FRAMES, *image(candidate))}
+    return {
+        "pixel_values_videos": values(2 * 16 * FRAMES, patch(candidate)),
+        "video_grid_thw": {"kind": "numbers", "values": [[FRAMES, 4, 4], [FRAMES, 2, 8]]},
+    }
+
+
+def patch(candidate: Candidate) -> str:
+    """How many values a patch has: an expression of the configuration."""
+    config = candidate.config
+    sizes = [reach(config, "in_channels") or reach(config, "num_channels") or "3"]
+    sizes += [each] if (each := reach(config, "temporal_patch_size")) else []
+    return " * ".join([*sizes, f"{reach(config, 'patch_size')} ** 2"])
+
+
+def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, Tree]) -> Any:
+    """How many features the model makes of a row's image or video: a number or an expression.
+
+    None where they do not take the place of placeholders in the text.
+    """
+    get = getattr(model, f"get_{kind}_features", None)
+    if get is None or placeholder(candidate, kind) is None:
+        return None
+    takes = inspect.signature(get).parameters
+    inputs = {n: make_input(n, s, candidate.config, 0) for n, s in seen.items() if n in takes}
+    with torch.no_grad():
+        features = get(**inputs, return_dict=True).pooler_output
+    sizes = [each.numel() for each in ([features] if torch.is_tensor(features) else features)]
+    count = sum(sizes) // model.get_input_embeddings().embedding_dim // 2
+    names = ("image_seq_length", "mm_tokens_per_image", "num_query_tokens", "video_seq_length")
+    expressions = [each for name in names if (each := reach(candidate.config, name))]
+    return next((e for e in expressions if concrete(e, candidate.config) == count), count)
+
+
+def placeholder(candidate: Candidate, kind: str) -> str | None:
+    """The expression that gives the token in whose place go the features of `kind`."""
+    names = [f"{kind}_token_{ending}" for ending in ("index", "id")]
+    return next((f"config.{name}" for name in names if hasattr(candidate.config, name)), None)
+
+
+def placeholders(candidate: Candidate, counts: dict[str, Any], pieces: int) -> dict[str, Tree]:
+    """Text with placeholders, its mask and types; those of a video in `pieces` one token apart."""
+    total = functools.reduce(plus, [count for count in counts.values() if count])
+    width = plus(total, WIDTH)
+    zeros: Tree = {"kind": "zeros", "shape": [2, width]}
+    ids, types, start = tokens(candidate, width), zeros, 1
+    for number, (kind, count) in enumerate(counts.items(), 1):
+        parts = pieces if kind == "video" else 1
+        spans: Tree = {"starts": [start], "count": count}
+        if parts > 1:
+            spans = {"starts": [start, start + count // 2 + 1], "count": count // 2}
+        ids = {
+            "kind": "with_placeholders",
+            "of": ids,
+            "token": placeholder(candidate, kind),
+            **spans,
+        }
+        types = {"kind": "with_placeholders", "of": types, "token": number, **spans}
+        start = plus(count, start + 2)
+    lengths = [plus(total, length) for length in LENGTHS]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": {"kind": "ragged_mask", "lengths": lengths, "width": width},
+    }
+    typed = [n for n in ("mm_token_type_ids", "token_type_ids") if n in candidate.parameters]
+    return inputs | dict.fromkeys(typed, types)
+
+
+def plus(first: Any, second: Any) -> Any:
+    """The sum of two numbers or expressions."""
+    if isinstance(first, str) or isinstance(second, str):
+        return f"{first} + {second}"
+    return first + second
+
+
+def runs(candidate: Candidate, model: Any, inputs: dict[str, Tree]) -> bool:
+    """Whether the model takes these inputs."""
+    made = {name: make_input(name, spec, candidate.config, 0) for name, spec in inputs.items()}
+    try:
+        with torch.no_grad():
+            model(**made)
+    except Exception:
+        return False
+    return True
+
+
+def speech_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Audio for the encoder, as samples or as spectra, and tokens for the decoder."""
+    decoder = {"decoder_input_ids": tokens(candidate, TARGET)}
+    if "input_features" in candidate.parameters:
+        mels = reach(candidate.config, "num_mel_bins") or 80
+        positions = reach(candidate.config, "max_source_positions")
+        frames = f"{positions} * 2" if positions else 80
+        return {"input_features": values(2, mels, frames)} | decoder
+    return audio_inputs(candidate) | decoder
+
+
+def audio_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Samples of two sounds of different lengths."""
+    return {"input_values": values(2, SAMPLES[0]), "attention_mask": mask(SAMPLES)}
+
+
+def codec_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Samples by channel."""
+    return {"input_values": values(2, reach(candidate.config, "audio_channels") or 1, SAMPLES[0])}
+
+
+def series_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Past values by channel."""
+    return {"past_values": values(2, "config.context_length", "config.num_input_channels")}
+
+
+INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
+    "encoder_only": text_inputs,
+    "decoder_only": text_inputs,
+    "state_space": text_inputs,
+    "encoder_decoder": seq2seq_inputs,
+    "vision": vision_inputs,
+    "dual_encoder": dual_inputs,
+    "vision_language": vision_language_inputs,
+    "detection": pyramid_inputs,
+    "segmentation": pyramid_inputs,
+    "depth": vision_inputs,
+    "video": video_inputs,
+    "speech_seq2seq": speech_inputs,
+    "audio": audio_inputs,
+    "codec": codec_inputs,
+    "time_series": series_inputs,
+}
+
+
+def make_input(name: str, spec: Tree, config: Any, seed: int) -> torch.Tensor:
+    """The tensor that the script will make of `spec`; the same call, made here."""
+    arguments = {
+        key: concrete(value, config) for key, value in spec.items() if key not in ("kind", "of")
+    }
+    make = getattr(_random, spec["kind"])
+    takes = inspect.signature(make).parameters
+    first: list[Any] = [make_input(name, spec["of"], config, seed)] if "of" in spec else []
+    if "name" in takes:
+        first = [name]
+    if "seed" in takes:
+        arguments["seed"] = seed
+    made: torch.Tensor = make(*first, **arguments)
+    return made
+
+
+def concrete(value: Any, config: Any) -> Any:
+    """`value` with expressions of the configuration worked out, lists as tuples."""
+    if isinstance(value, list):
+        return tuple(concrete(item, config) for item in value)
+    if isinstance(value, str) and "config." in value:
+        return eval(value, {"config": config})  # of the registry, which is our own
+    return value
