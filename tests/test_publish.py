@@ -10,10 +10,9 @@ import pytest
 from tests.matrix_factory import EXPECTED, Results, checks, full_results
 from tools.__main__ import main
 from tools.database import ingest
-from tools.publish import SUMMARY, publish
+from tools.publish import BEGIN, END, publish
 from tools.reports.data import Matrix, ReportError
 
-BEGIN, END = SUMMARY.begin, SUMMARY.end
 OUTPUTS = {"README.md", "matrix.html", "heatmap.png", "matrix.csv", "matrix.json"}
 
 

@@ -18,6 +18,7 @@ from tools.reports.section import Section, update
 from tools.reports.tables import render_csv, render_json
 
 SUMMARY = Section("matrix", "publish")
+BEGIN, END = SUMMARY.begin, SUMMARY.end
 
 
 def main(options: argparse.Namespace) -> int:
