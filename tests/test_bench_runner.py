@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tools_fixtures import Place, a_record, check
@@ -67,8 +68,18 @@ def test_each_runner_with_one_and_with_all_jobs() -> None:
 
 
 def test_ways_take_turns_and_each_knows_as_much(
-    place: Place, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    place: Place,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    run, known = bench_runner._run, list[int]()
+
+    def counted(way: Way, options: Any, folder: Path, turn: str) -> Taken:
+        known.append(len(list(folder.glob("*/manifest.json"))))
+        return run(way, options, folder, turn)
+
+    monkeypatch.setattr(bench_runner, "_run", counted)
     there = tmp_path / "there"
     note = f"Path({str(there)!r}).open('a').write(f'{{FAMILY}} ')"
     place.script("quick", edit=note)
@@ -80,6 +91,7 @@ def test_ways_take_turns_and_each_knows_as_much(
         "other, to begin with",
         *("fresh × 1, 1 of 2", "other, 1 of 2", "other, 2 of 2", "fresh × 1, 2 of 2"),
     ]
+    assert known == [0, 1, 1, 1, 1], "runs, to learn from and to rebuild the database from"
     one_at_a_time = [there.read_text().split()[begin : begin + 2] for begin in (2, 8)]
     assert one_at_a_time == [["slow", "quick"]] * 2, "from the rehearsal"
     for way in (FRESH, OTHER):

@@ -14,7 +14,7 @@ from tools_fixtures import Place, a_record
 
 from tools import plan
 from tools.matrix import Matrix, NodeLost, Running
-from tools.schedule import Room
+from tools.schedule import Queue, Room
 from tools.simulation import KINDS, Chance, Kind, Model, Simulated, Stay, simulate
 from tools.usage import UsageError
 from tools.worker import Outcome, Task
@@ -199,6 +199,26 @@ def test_rates_are_those_that_were_asked_for() -> None:
 def test_retries_end_where_the_runner_gives_up() -> None:
     model = Model(jobs(a=10), startup=4, timeouts=1.0, timeout=30, retries=2)
     assert Chance(model, 0).stay("a", 1) == Stay(30, wasted=2 * (30 + 4), retries=2)
+
+
+# What the simulation shares with the matrix.
+
+
+def test_a_job_avoids_the_machine_that_lost_it_if_it_can() -> None:
+    queue = Queue({"a": "cpu", "b": "cpu"}, {})
+    assert queue.start([Room("east", 1)]) == [("a", "east")]
+    queue.put_back("a", avoid="east")
+    assert queue.start([Room("east", 2), Room("west", 1)]) == [("a", "west"), ("b", "east")]
+    queue.put_back("a", avoid="west")
+    assert queue.start([Room("east", 2), Room("west", 1)]) == [("a", "east")], "anywhere, then"
+
+
+def test_a_machine_without_room_is_waited_for() -> None:
+    queue = Queue({"a": "cuda"}, {})
+    assert queue.start([Room("east", 0, ["cuda"]), Room("west", 1, ["cpu"])]) == []
+    assert queue.fits([Room("east", 0, ["cuda"])])
+    assert not queue.fits([Room("west", 1, ["cpu"])])
+    assert not queue.fits([Room("east", 1, ["cuda"], broken=["cuda"])])
 
 
 # The real matrix, on machines with a clock instead of processes.

@@ -104,7 +104,7 @@ def study(options: argparse.Namespace, history: History) -> Scaling:
     names = [(name, name + copy * (len(copies) > 1)) for copy in copies for name in history.records]
     records = {copy.replace("-", "_"): history.records[name] for name, copy in names}
     at_once = options.jobs or worker.usual_jobs(list(map(results.job_of, records.values())))
-    print(f"{len(records)} jobs that take no time, to measure the driver", flush=True)
+    print(f"measuring the driver with {len(records)} jobs that take no time", flush=True)
     costs = overhead.measure(options, records, numbers[-1], at_once)
     startups = [gap - jobs * costs.preparing / len(records) for gap, jobs in history.gaps]
     model = Model(
@@ -126,7 +126,7 @@ def study(options: argparse.Namespace, history: History) -> Scaling:
 
     @cache
     def sweep(machines: int) -> Sweep:
-        print(f"{machines} machines", flush=True)
+        print(f"simulating {machines} machines", flush=True)
         runs = [simulate(model, machines, Chance(model, seed)) for seed in seeds]
         return Sweep(machines, sorted(runs, key=lambda run: run.seconds))
 
@@ -204,8 +204,8 @@ def _facts(options: argparse.Namespace, history: History, model: Model) -> list[
     recorded, measured = f"recorded in {history.runner} processes", "measured here, on empty jobs"
     times = f", {options.copies} times each" if options.copies else ""
 
-    def of(flag: str) -> str:
-        return recorded if getattr(options, flag) is None else f"`--{flag.replace('_', '-')}`"
+    def asked(flag: str, otherwise: str = recorded) -> str:
+        return otherwise if getattr(options, flag) is None else f"`--{flag.replace('_', '-')}`"
 
     facts = [
         ("jobs", form.count(len(lasting)) + times, f"{recorded} on {', '.join(sorted(hardware))}"),
@@ -214,19 +214,19 @@ def _facts(options: argparse.Namespace, history: History, model: Model) -> list[
             f"{form.seconds(total)}, of which {longest} {lasting[longest]:.1f} s",
             recorded,
         ),
-        ("at once on a machine", form.count(model.at_once), "as on this machine"),
-        ("start-up of a machine", form.seconds(model.startup), of("startup")),
+        ("at once on a machine", form.count(model.at_once), asked("jobs", "as on this machine")),
+        ("start-up of a machine", form.seconds(model.startup), asked("startup")),
         ("before the first job", form.seconds(model.planning), measured),
         ("to start a job", form.duration(model.starting), measured),
         ("to keep a result", form.duration(model.keeping), measured),
         ("to rebuild the database", form.seconds(model.ingest), measured),
-        ("losses of a machine", f"{model.losses:.3g} per hour", of("loss_rate")),
+        ("losses of a machine", f"{model.losses:.3g} per hour", asked("loss_rate")),
         ("until it is replaced", form.seconds(model.replacing), "`--replace`"),
-        ("crashes", f"{model.crashes:.1%} of attempts", f"{of('crash_rate')}, {tried} attempts"),
+        ("crashes", f"{model.crashes:.1%} of attempts", f"{asked('crash_rate')}, {tried} attempts"),
         (
             "timeouts",
             f"{model.timeouts:.1%} of attempts",
-            f"{of('timeout_rate')}, {tried} attempts",
+            f"{asked('timeout_rate')}, {tried} attempts",
         ),
         ("retries", form.count(model.retries), "`--retries`"),
         ("seeds", form.count(options.seeds or SEEDS), "`--seeds`"),
