@@ -84,7 +84,10 @@ def drive(
     """
     running: dict[Started, tuple[str, str]] = {}
     while True:
-        rooms = [replace(room, broken=queue.broken[room.node]) for room in look()]
+        rooms = [
+            replace(room, broken=queue.broken[room.node]) if room.node in queue.broken else room
+            for room in look()
+        ]
         for name, node in queue.start(rooms):
             running[start(name, node)] = (name, node)
         if not running and not queue.fits(rooms):
