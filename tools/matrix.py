@@ -7,12 +7,11 @@ import contextlib
 import shlex
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,11 +20,14 @@ from tools.expectations import SCRIPT_CHECK, Expectation, Judgement
 from tools.plan import DEFAULTS, Plan
 from tools.processes import NoParent
 from tools.results import BrokenDevice, Footer, Job, Record
-from tools.schedule import Room
+from tools.schedule import Queue, Room
 from tools.usage import CannotWrite, plain
 from tools.worker import Local, Outcome, Settings, Task
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Running: TypeAlias = "Future[Outcome | None]"
+"""A task that was submitted; None after `stop`."""
 
 
 class Nodes(Protocol):
@@ -34,7 +36,7 @@ class Nodes(Protocol):
     def rooms(self) -> list[Room]:
         """What they have room for now."""
 
-    def submit(self, node: str, task: Task) -> Future[Outcome | None]:
+    def submit(self, node: str, task: Task) -> Running:
         """Start `task` there; None after `stop`, NodeLost where the machine is gone."""
 
     def stop(self) -> None:
@@ -74,16 +76,20 @@ def main(options: argparse.Namespace) -> int:
 
 
 class Matrix:
-    """A planned run on `nodes`."""
+    """A planned run on `nodes`; `ended` waits for what runs there."""
 
-    def __init__(self, planned: Plan, nodes: Nodes) -> None:
+    def __init__(
+        self,
+        planned: Plan,
+        nodes: Nodes,
+        ended: Callable[[Collection[Running]], Iterable[Running]] = schedule.first_ended,
+    ) -> None:
         self.folder, self.manifest, self.scripts = planned.folder, planned.manifest, planned.scripts
         self.records, self.attempts = planned.records, planned.attempts
-        self.nodes = nodes
+        self.nodes, self._ended = nodes, ended
         self._tasks: dict[str, Task] = {}
-        self._waiting: list[str] = []
-        self._avoid: defaultdict[str, set[str]] = defaultdict(set)
-        self._broken: defaultdict[str, dict[str, BrokenDevice]] = defaultdict(dict)
+        self._queue = Queue({}, {})
+        self._broken: dict[tuple[str, str], BrokenDevice] = {}
 
     def work(self) -> bool:
         """Run each job that has no record yet; gives back whether this was interrupted.
@@ -93,7 +99,7 @@ class Matrix:
         jobs = {results.job_name(job): job for job in self.manifest["jobs"]}
         self._tasks = {n: self._task(job) for n, job in jobs.items() if n not in self.records}
         took = schedule.recorded_seconds(self.folder.parent)
-        self._waiting = schedule.longest_first(self._tasks, took)
+        self._queue = Queue({n: task.job["device"] for n, task in self._tasks.items()}, took)
         places = ", ".join(f"{room.free} at once on {room.node}" for room in self.nodes.rooms())
         print(f"run {self.folder.name}: {len(self._tasks)} jobs, {places}, in {self.folder}")
         interrupted = False
@@ -110,29 +116,25 @@ class Matrix:
 
     def _drive(self, display: _Display) -> None:
         """Keep all nodes busy until nothing is left that one of them could do."""
-        running: dict[Future[Outcome | None], tuple[str, str]] = {}
-        while True:
-            rooms = [replace(r, broken=self._broken[r.node]) for r in self.nodes.rooms()]
-            devices = [(name, self._tasks[name].job["device"]) for name in self._waiting]
-            for name, node in schedule.assign(devices, rooms, self._avoid):
-                self._waiting.remove(name)
-                running[self.nodes.submit(node, self._tasks[name])] = (name, node)
-            if not running:
-                return
-            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                self._take(future, *running.pop(future))
-            display.update()
 
-    def _take(self, future: Future[Outcome | None], name: str, node: str) -> None:
+        def look() -> list[Room]:
+            display.update()
+            return self.nodes.rooms()
+
+        def start(name: str, node: str) -> Running:
+            return self.nodes.submit(node, self._tasks[name])
+
+        schedule.drive(self._queue, look, start, self._ended, self._take)
+
+    def _take(self, future: Running, name: str, node: str) -> None:
         """Keep what came of a task, or put it back in line where its machine is gone."""
         task = self._tasks[name]
         try:
             outcome = future.result()
         except NodeLost as error:
             print(f"{name}: {node} is lost ({error}), it goes to another", flush=True)
-            self._avoid[name].add(node)
             self._tasks[name] = task.lost(node, str(error))
-            self._waiting.insert(0, name)
+            self._queue.put_back(name, avoid=node)
             return
         except (OSError, NoParent) as error:
             raise self._stuck(f"{name} cannot be run", error) from error
@@ -146,9 +148,10 @@ class Matrix:
                 "job": name,
                 "reason": plain(outcome.broken),
             }
-            self._broken[node].setdefault(device, told)
+            self._broken.setdefault((node, device), told)
+            self._queue.broken[node].add(device)
         if outcome.victim:
-            self._waiting.insert(0, name)  # for another machine, if there is one
+            self._queue.put_back(name)  # for another machine, if there is one
             return
         for log, text in outcome.logs.items():
             with contextlib.suppress(OSError):  # the record matters more
@@ -245,7 +248,7 @@ class Matrix:
             "asked": len(self.manifest["jobs"]),
             "interrupted": interrupted,
             "counts": results.count(self.records),
-            "broken": [each for found in self._broken.values() for each in found.values()],
+            "broken": list(self._broken.values()),
         }
 
     def _show(self, name: str, record: Record, judgements: Sequence[Judgement]) -> None:
