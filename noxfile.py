@@ -94,6 +94,18 @@ def node(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """Replay recorded runs on other numbers of machines, into docs/ [-- --nodes 1,4,16 …]."""
+    run(session, "-m", "tools", "simulate", *session.posargs)
+
+
+@nox.session
+def bench_runner(session: nox.Session) -> None:
+    """Compare the ways to run scripts on this machine, into docs/ [-- --family a,b …]."""
+    run(session, "-m", "tools", "bench_runner", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Test the generator, the tools and the templates [-- pytest's arguments]."""
     run(session, "-m", "pytest", *(session.posargs or ["-n", "2", "tests"]))

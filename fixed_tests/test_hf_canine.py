@@ -95,7 +95,15 @@ OUTPUTS = {
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+NO_GRADIENT: dict[str, str] = {
+    "canine.pooler.*": "labels are read from the characters, not from the pooled output",
+    "Canine*.canine.final_char_encoder.*": (
+        "classes and choices are read from the pooled output, before characters are restored"
+    ),
+    "Canine*.canine.projection.*": (
+        "classes and choices are read from the pooled output, before characters are restored"
+    ),
+}  # parameters -> why they have none
 GOLDEN = {"logits": (0.5997640769, -0.4228066371, 0.07620360815)}
 
 
@@ -142,25 +150,6 @@ def test_batch_invariance(subject: Subject) -> None:
         whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
         expected |= row_of(whole, row)
         assert_agree(alone, expected, subject.bounds, f"row {row} alone")
-
-
-def test_padding_invariance(subject: Subject) -> None:
-    """What stands behind a row's end, and how much of it, changes nothing in the row."""
-    mask = subject.inputs["attention_mask"][1:]
-    length, width = int(mask.sum()), mask.shape[1]
-    padded = row_of(subject.inputs, 1)
-    outputs = first(subject.run(subject.model, padded), length, width)
-    expected = subject.run(subject.model, first(padded, length, width))
-    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
-
-
-def test_single_token(subject: Subject) -> None:
-    """A row of one token gives what it gives when it is padded."""
-    width = subject.inputs["attention_mask"].shape[1]
-    padded = row_of(subject.inputs, 0) | {"attention_mask": ragged_mask((1,), width)}
-    outputs = first(subject.run(subject.model, padded), 1, width)
-    expected = subject.run(subject.model, first(padded, 1, width))
-    assert_agree(outputs, expected, subject.bounds, f"one token padded to {width}")
 
 
 def test_loss(subject: Subject) -> None:
@@ -419,14 +408,6 @@ def row_of(tensors: Tensors, row: int) -> Tensors:
     return {n: v[row * halves[n] : (row + 1) * halves[n]] for n, v in tensors.items()}
 
 
-def first(tensors: Tensors, length: int, width: int) -> Tensors:
-    """The first `length` positions of each tensor whose second dimension counts `width` of them."""
-    return {
-        name: value[:, :length] if value.ndim > 1 and value.shape[1] == width else value
-        for name, value in tensors.items()
-    }
-
-
 def assert_loss(
     loss: torch.Tensor, expected: torch.Tensor, eps: float, what: str = "the loss"
 ) -> None:
@@ -663,7 +644,8 @@ class Head(Subject):
         count = logits.shape[:-1].numel()
         labels = (torch.arange(count) % logits.shape[-1]).reshape(logits.shape[:-1])
         mask = self.inputs.get("attention_mask")
-        if mask is not None and mask.shape == labels.shape:  # some leave padding out by themselves
+        if mask is not None and mask.shape == labels.shape and self.task != "frames":
+            # Some heads leave padding out by themselves, some do not.
             labels = labels.masked_fill(mask == 0, -100)
         if self.task == "frames":
             labels = torch.nn.functional.one_hot(labels, CLASSES)
@@ -684,16 +666,21 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
     others = build_inputs(subject.model.config, subject.seed + 1)
     for name in names:
         value = subject.inputs[name]
-        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
+        fixed = torch.equal(value, others[name])  # masks, sizes and types do not follow from a seed
+        if name.endswith("mask"):
+            # Of an image with a grid no part can be hidden: hide the token before it. Images are
+            # padded on the right, so of a mask of pixels it is the right half.
+            hidden = 1 if "mm_token_type_ids" in subject.inputs else max(1, value.shape[-1] // 2)
             others[name] = value.clone()
-            others[name][..., : value.shape[-1] // 2] = 0
-        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            others[name][..., slice(hidden) if value.ndim < 3 else slice(-hidden, None)] = 0
+        elif fixed:  # exchange the rows, or have none
             exchanged = value.flip(0)
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
         try:
             outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
         except (ArithmeticError, IndexError, RuntimeError, ValueError):
-            assert name not in INSENSITIVE, f"{name} is no input that changes nothing"
+            if not fixed or name.endswith("mask") or name in INSENSITIVE:
+                raise
             continue  # sizes or types that do not fit the other inputs: so the model reads them
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1

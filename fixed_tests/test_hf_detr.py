@@ -143,19 +143,6 @@ def build_inputs(config: DetrConfig, seed: int) -> Tensors:
     }
 
 
-def generalized_iou(box: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Generalised intersection over union of one box with each of `boxes` (n, 4), as (n,).
-
-    Boxes are (centre x, centre y, width, height). Rezatofighi et al., CVPR 2019.
-    """
-    low, high = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
-    lows, highs = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
-    common = (torch.minimum(high, highs) - torch.maximum(low, lows)).clamp(min=0).prod(-1)
-    hull = (torch.maximum(high, highs) - torch.minimum(low, lows)).prod(-1)
-    union = box[2:].prod() + boxes[:, 2:].prod(-1) - common
-    return common / union - (hull - union) / hull
-
-
 def test_attention_parity(subject: Subject) -> None:
     """Each attention implementation gives what eager attention gives in fp64, however masked."""
     variants = {"inputs as they are": subject.inputs}
@@ -184,28 +171,16 @@ def test_batch_invariance(subject: Subject) -> None:
 
 def test_loss(subject: Subject) -> None:
     """The loss is that of the queries which match the objects best, one object in each image."""
-    config = subject.model.config
-    classes = [2, 4]
-    boxes = torch.tensor([[0.5, 0.4, 0.3, 0.2], [0.3, 0.6, 0.4, 0.5]]).to(subject.device)
-    labels = [
-        {"class_labels": torch.tensor([c]).to(subject.device), "boxes": box[None]}
-        for c, box in zip(classes, boxes, strict=True)
-    ]
-    outputs = subject.run(subject.model, subject.inputs, labels=labels)
-    logits, found = outputs["logits"], outputs["pred_boxes"]
+    config, outputs = subject.model.config, detect(subject)
+    logits, weights = outputs["logits"], (config.class_cost, config.bbox_cost, config.giou_cost)
+    queries, distance, _, overlap = matched(outputs["pred_boxes"], -logits.softmax(-1), weights)
     targets = torch.full(logits.shape[:2], config.num_labels)  # the last class is "no object"
-    distance = overlap = torch.zeros((), dtype=torch.float64)
-    for row, box in enumerate(boxes.cpu().double()):
-        far, near = (found[row] - box).abs().sum(-1), generalized_iou(box, found[row])
-        chance = logits[row].softmax(-1)[:, classes[row]]
-        cost = config.bbox_cost * far - config.class_cost * chance - config.giou_cost * near
-        best = cost.argmin()
-        targets[row, best] = classes[row]
-        distance, overlap = distance + far[best] / 2, overlap + (1 - near[best]) / 2
-    weight = torch.ones(config.num_labels + 1, dtype=torch.float64)
-    weight[-1] = config.eos_coefficient
-    expected = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, weight)
-    expected += config.bbox_loss_coefficient * distance + config.giou_loss_coefficient * overlap
+    targets[[0, 1], queries] = torch.tensor(CLASSES)
+    rare = torch.ones(config.num_labels + 1, dtype=torch.float64)
+    rare[-1] = config.eos_coefficient
+    expected = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, rare)
+    expected += config.bbox_loss_coefficient * distance.mean()
+    expected += config.giou_loss_coefficient * (1 - overlap).mean()
     assert_loss(outputs["loss"], expected, subject.eps)
 
 
@@ -630,16 +605,21 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
     others = build_inputs(subject.model.config, subject.seed + 1)
     for name in names:
         value = subject.inputs[name]
-        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
+        fixed = torch.equal(value, others[name])  # masks, sizes and types do not follow from a seed
+        if name.endswith("mask"):
+            # Of an image with a grid no part can be hidden: hide the token before it. Images are
+            # padded on the right, so of a mask of pixels it is the right half.
+            hidden = 1 if "mm_token_type_ids" in subject.inputs else max(1, value.shape[-1] // 2)
             others[name] = value.clone()
-            others[name][..., : value.shape[-1] // 2] = 0
-        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            others[name][..., slice(hidden) if value.ndim < 3 else slice(-hidden, None)] = 0
+        elif fixed:  # exchange the rows, or have none
             exchanged = value.flip(0)
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
         try:
             outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
         except (ArithmeticError, IndexError, RuntimeError, ValueError):
-            assert name not in INSENSITIVE, f"{name} is no input that changes nothing"
+            if not fixed or name.endswith("mask") or name in INSENSITIVE:
+                raise
             continue  # sizes or types that do not fit the other inputs: so the model reads them
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1
@@ -675,6 +655,52 @@ def assert_gradients(subject: Subject) -> None:
 def learns(parameter: torch.nn.Parameter) -> bool:
     """Whether a parameter has a finite gradient that is not zero."""
     return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")
+
+
+CLASSES = (2, 4)  # of the object in each image
+BOXES = ((0.5, 0.4, 0.3, 0.2), (0.3, 0.6, 0.4, 0.5))  # its centre x, centre y, width and height
+
+
+def detect(subject: Subject) -> Tensors:
+    """What the model gives where it learns to find these objects."""
+    labels = [
+        {
+            "class_labels": torch.tensor([kind], device=subject.device),
+            "boxes": torch.tensor([box], device=subject.device),
+        }
+        for kind, box in zip(CLASSES, BOXES, strict=True)
+    ]
+    return subject.run(subject.model, subject.inputs, labels=labels)
+
+
+def overlap(box: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Intersection over union of one box with each of `boxes` (n, 4), plain and generalised.
+
+    Boxes are (centre x, centre y, width, height). Rezatofighi et al., CVPR 2019.
+    """
+    low, high = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
+    lows, highs = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    common = (torch.minimum(high, highs) - torch.maximum(low, lows)).clamp(min=0).prod(-1)
+    hull = (torch.maximum(high, highs) - torch.minimum(low, lows)).prod(-1)
+    union = box[2:].prod() + boxes[:, 2:].prod(-1) - common
+    return common / union, common / union - (hull - union) / hull
+
+
+def matched(
+    boxes: torch.Tensor, costs: torch.Tensor, weights: tuple[Any, Any, Any]
+) -> tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The query of each image with the least cost, its distance, and both overlaps, each (2,).
+
+    `costs` (images, queries, classes) are those of the classes, `weights` of class, box, overlap.
+    """
+    queries, measures = [], []
+    for row, box in enumerate(torch.tensor(BOXES, dtype=torch.float64)):
+        far, (plain, general) = (boxes[row] - box).abs().sum(-1), overlap(box, boxes[row])
+        cost = weights[0] * costs[row, :, CLASSES[row]] + weights[1] * far - weights[2] * general
+        best = int(cost.argmin())
+        queries.append(best)
+        measures.append(torch.stack([far[best], plain[best], general[best]]))
+    return queries, *torch.stack(measures).T
 
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first

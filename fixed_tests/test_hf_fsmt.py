@@ -147,9 +147,9 @@ def test_batch_invariance(subject: Subject) -> None:
 
 def test_padding_invariance(subject: Subject) -> None:
     """What stands behind a row's end, and how much of it, changes nothing in the row."""
-    mask = subject.inputs["attention_mask"][1:]
-    length, width = int(mask.sum()), mask.shape[1]
     padded = row_of(subject.inputs, 1)
+    mask = padded["attention_mask"]  # of several texts where a row has several
+    length, width = int(mask.sum(1).max()), mask.shape[1]
     outputs = first(subject.run(subject.model, padded), length, width)
     expected = subject.run(subject.model, first(padded, length, width))
     assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
@@ -166,7 +166,7 @@ def test_single_token(subject: Subject) -> None:
 
 def test_causality(subject: Subject) -> None:
     """A later token changes nothing before it, with and without an attention mask."""
-    name = [name for name in subject.inputs if name.endswith("input_ids")][-1]
+    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
     ids = subject.inputs[name].clone()
     width, kept = ids.shape[1], ids.shape[1] - 4
     ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
@@ -176,60 +176,6 @@ def test_causality(subject: Subject) -> None:
         after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
         what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
         assert_agree(after, {"logits": before["logits"]}, subject.bounds, what)
-
-
-def test_cache(subject: Subject) -> None:
-    """Decoding in pieces with the cache gives what one pass over all tokens gives in fp64."""
-    kept: list[Any] = []  # what the encoder gives
-    hook = subject.model.get_encoder().register_forward_hook(lambda *call: kept.append(call[-1]))
-    subject.run(subject.model, subject.inputs)
-    hook.remove()
-    inputs = dict(subject.inputs)
-    for sizes in ([3, 1, 1, 1, 1], [4, 3]):
-        cache, logits = None, []
-        for inputs["decoder_input_ids"] in subject.inputs["decoder_input_ids"].split(sizes, dim=1):
-            options = {"past_key_values": cache, "encoder_outputs": kept[0], "use_cache": True}
-            with torch.no_grad():
-                step = subject.call(subject.model, inputs, **options)
-            cache = step.past_key_values
-            logits.append(step.logits.cpu().double())
-        expected = {"logits": subject.expected["logits"]}
-        what = f"decoding in pieces of {sizes}"
-        assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
-
-
-def test_generate(subject: Subject) -> None:
-    """Greedy decoding gives the same logits without the cache, and for each row alone."""
-    inputs = {name: v for name, v in subject.inputs.items() if not name.startswith("decoder_")}
-    cached = generate(subject, inputs, use_cache=True)
-    assert_agree(
-        generate(subject, inputs, use_cache=False), cached, subject.bounds, "without cache"
-    )
-    alone = generate(subject, row_of(inputs, 1), use_cache=True)
-    assert_agree(alone, row_of(cached, 1), subject.bounds, "a row alone")
-
-
-def test_loss(subject: Subject) -> None:
-    """The loss is the mean cross-entropy of the labels (-100: none).
-
-    The decoder reads them behind the start token, whether the model shifts them or the caller;
-    without one behind the last label, which is the language of multilingual models.
-    """
-    labels = subject.inputs["decoder_input_ids"].clone()
-    labels[:, 3:5] = -100
-    outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
-    logits = outputs["logits"].flatten(0, 1)
-    expected = torch.nn.functional.cross_entropy(logits, labels.flatten())
-    assert_loss(outputs["loss"], expected, subject.eps)
-    labels = subject.inputs["decoder_input_ids"]
-    inputs = {key: value for key, value in subject.inputs.items() if key != "decoder_input_ids"}
-    by_model = subject.run(subject.model, inputs | {"labels": labels})
-    first = getattr(subject.model.config, "decoder_start_token_id", None)
-    start = labels[:, -1:] if first is None else torch.full_like(labels[:, :1], first)
-    shifted = torch.cat([start, labels[:, :-1]], 1)
-    by_caller = subject.run(subject.model, subject.inputs | {"decoder_input_ids": shifted})
-    expected_logits = {"logits": by_caller["logits"]}
-    assert_agree(by_model, expected_logits, subject.bounds, "labels shifted by the model")
 
 
 # --------------------------- checks that read the same for every model ----------------------------
@@ -301,16 +247,6 @@ def test_save_load(subject: Subject) -> None:
     assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
     count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
     assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
-
-
-def test_tying(subject: Subject) -> None:
-    """The output embedding is an input embedding exactly where the configuration says so."""
-    model, embedding = subject.model, torch.nn.Embedding
-    weights = [module.weight for module in model.modules() if isinstance(module, embedding)]
-    tied = any(model.get_output_embeddings().weight is weight for weight in weights)
-    text = model.config.get_text_config(decoder=True)  # some composites leave it to their parts
-    asked = getattr(model.config, "tie_word_embeddings", text.tie_word_embeddings)
-    assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
 
 
 def test_gradients(subject: Subject) -> None:
@@ -477,15 +413,6 @@ def first(tensors: Tensors, length: int, width: int) -> Tensors:
     }
 
 
-def assert_loss(
-    loss: torch.Tensor, expected: torch.Tensor, eps: float, what: str = "the loss"
-) -> None:
-    """The loss of the model is what its formula gives, up to some rounding errors `eps`."""
-    bound = (100 if eps < 1e-6 else 4) * eps * max(1.0, abs(expected.item()))
-    error = note(abs(loss.double() - expected).item(), bound)
-    assert error <= bound, f"{what} is {loss.item():.8f}, its formula gives {expected.item():.8f}"
-
-
 @dataclass
 class Subject:
     """The model under test, what it should give, how far it may be off; built when first used."""
@@ -620,15 +547,6 @@ def placed(inputs: Tensors, model: Any) -> Tensors:
     return {name: value.to(model.device, floats.get(name)) for name, value in inputs.items()}
 
 
-def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
-    """Greedy decoding of exactly 5 tokens: the logits of each step, (rows, 5, vocabulary)."""
-    inputs = {name: value.clone() for name, value in inputs.items()}  # some models write on them
-    options |= {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
-    options |= {"output_logits": True, "return_dict_in_generate": True}
-    made = subject.model.generate(**placed(inputs, subject.model), **options)
-    return {"logits": torch.stack(made.logits, 1).cpu().double()}
-
-
 def on_each_operator(handle: Callable[..., Any]) -> Any:
     """A context in which `handle(operator, *args, **kwargs)` runs in place of each operator."""
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -683,16 +601,21 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
     others = build_inputs(subject.model.config, subject.seed + 1)
     for name in names:
         value = subject.inputs[name]
-        if name.endswith("mask"):  # the other seed has the same mask: hide half of each row
+        fixed = torch.equal(value, others[name])  # masks, sizes and types do not follow from a seed
+        if name.endswith("mask"):
+            # Of an image with a grid no part can be hidden: hide the token before it. Images are
+            # padded on the right, so of a mask of pixels it is the right half.
+            hidden = 1 if "mm_token_type_ids" in subject.inputs else max(1, value.shape[-1] // 2)
             others[name] = value.clone()
-            others[name][..., : value.shape[-1] // 2] = 0
-        elif torch.equal(value, others[name]):  # sizes or types: exchange the rows, or have none
+            others[name][..., slice(hidden) if value.ndim < 3 else slice(-hidden, None)] = 0
+        elif fixed:  # exchange the rows, or have none
             exchanged = value.flip(0)
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
         try:
             outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
         except (ArithmeticError, IndexError, RuntimeError, ValueError):
-            assert name not in INSENSITIVE, f"{name} is no input that changes nothing"
+            if not fixed or name.endswith("mask") or name in INSENSITIVE:
+                raise
             continue  # sizes or types that do not fit the other inputs: so the model reads them
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1

@@ -311,7 +311,10 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         for check in override.not_applicable:
             applicable.pop(check, None)
             reasons[check] = override.reason
-    there = registry.template_checks()[candidate.architecture]
+    templates = registry.template_checks()
+    if candidate.architecture not in templates:
+        raise registry.RegistryError(f"there is no template {candidate.architecture}.py yet")
+    there = templates[candidate.architecture]
     size, problem = full_size(candidate.model_class)
     return registry.Entry(
         family=candidate.family,

@@ -118,6 +118,7 @@ def test_tying(subject: Subject) -> None:
     """The output embedding is an input embedding exactly where the configuration says so."""
     model, embedding = subject.model, torch.nn.Embedding
     weights = [module.weight for module in model.modules() if isinstance(module, embedding)]
+    weights.append(model.get_input_embeddings().weight)  # of a class of its own, as if quantized
     tied = any(model.get_output_embeddings().weight is weight for weight in weights)
     config = model.config
     if not hasattr(config, "tie_word_embeddings"):  # some composites leave it to their parts

@@ -59,7 +59,8 @@ class Head(Subject):
         count = logits.shape[:-1].numel()
         labels = (torch.arange(count) % logits.shape[-1]).reshape(logits.shape[:-1])
         mask = self.inputs.get("attention_mask")
-        if mask is not None and mask.shape == labels.shape:  # some leave padding out by themselves
+        if mask is not None and mask.shape == labels.shape and self.task != "frames":
+            # Some heads leave padding out by themselves, some do not.
             labels = labels.masked_fill(mask == 0, -100)
         if self.task == "frames":
             labels = torch.nn.functional.one_hot(labels, CLASSES)

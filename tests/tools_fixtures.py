@@ -169,7 +169,7 @@ class Place:
         """Write a run folder with `records`, which asked for those records or for `asked`."""
         folder = self.results / run_id
         folder.mkdir(parents=True)
-        jobs = [job_of(record) for record in asked or records]
+        jobs = [results.job_of(record) for record in asked or records]
         manifest = {
             "schema_version": 1,
             "run_id": run_id,
@@ -185,7 +185,9 @@ class Place:
         results.write(folder / "manifest.json", manifest, "manifest")
         for record in records:
             signed = {**record, "run": {**record["run"], "id": run_id}}
-            results.write(folder / f"{results.job_name(job_of(record))}.json", signed, "result")
+            results.write(
+                folder / f"{results.job_name(results.job_of(record))}.json", signed, "result"
+            )
         if footer:
             ended = {
                 "schema_version": 1,
@@ -258,22 +260,6 @@ def a_record(family: str = "alpha", *checks: dict[str, Any], **changes: Any) -> 
         },
     }
     return record | changes
-
-
-def job_of(record: dict[str, Any]) -> results.Job:
-    """The job that `record` answers."""
-    return {
-        "family": record["family"],
-        "architecture": record["architecture"],
-        "model_class": record["model_class"],
-        "checkpoint": record["checkpoint"],
-        "device": record["device"]["requested"],
-        "weights": record["weights"],
-        "size": record["size"],
-        "dtype": record["dtype"],
-        "script": record["script"]["name"],
-        "script_sha256": record["script"]["sha256"],
-    }
 
 
 def gone(pid: int, within: float = 5) -> bool:

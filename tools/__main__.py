@@ -1,4 +1,4 @@
-"""The command line of the tools: `python -m tools matrix|publish|ingest|devices|node [flags]`.
+"""The command line of the tools: `python -m tools COMMAND [flags]`.
 
 All commands accept all flags, and each uses those that concern it: so one line of flags can be
 given to several Nox sessions.
@@ -22,6 +22,8 @@ COMMANDS = {
     "ingest": ("tools.database", "rebuild the database from results/"),
     "devices": ("tools.devices", "say which devices this machine has, and why not the others"),
     "node": ("tools.node", "make this machine a node of a Ray cluster [-- flags of `ray start`]"),
+    "simulate": ("tools.simulate", "replay recorded runs on other numbers of machines"),
+    "bench_runner": ("tools.bench_runner", "compare the ways to run scripts on this machine"),
 }
 
 
@@ -117,6 +119,27 @@ def _flags() -> argparse.ArgumentParser:
         help="for a machine with a device that the cluster lacks, for which its autoscaler is "
         "asked; default: not at all (matrix)",
     )
+    replay = flags.add_argument_group("what to simulate (simulate)")
+    replay.add_argument(
+        "--nodes",
+        action="extend",
+        type=_counts,
+        default=[],
+        metavar="N,N",
+        help="numbers of machines; default: 1,4,16,64,256",
+    )
+    replay.add_argument("--seeds", type=_count, metavar="N", help="runs of each; default: 20")
+    replay.add_argument("--copies", type=_count, metavar="N", help="of each job; default: 1")
+    for flag, kind, unit, text in (
+        ("--startup", _amount, "SECONDS", "of a machine; default: as recorded"),
+        ("--loss-rate", _amount, "N", "of each machine, per hour; default: as recorded"),
+        ("--replace", _amount, "SECONDS", "until a lost machine is replaced; default: 60"),
+        ("--crash-rate", _share, "SHARE", "of attempts; default: as recorded"),
+        ("--timeout-rate", _share, "SHARE", "of attempts; default: as recorded"),
+    ):
+        replay.add_argument(flag, type=kind, metavar=unit, help=text)
+    compare = flags.add_argument_group("what to compare (bench_runner)")
+    compare.add_argument("--repeats", type=_count, metavar="N", help="of each way; default: 3")
     where = flags.add_argument_group("where things are")
     for flag, default, text in (
         ("--scripts", ROOT / "fixed_tests", "folder of the scripts"),
@@ -137,15 +160,33 @@ def _words(text: str) -> list[str]:
     return words
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
 def _count(text: str) -> int:
-    count = int(text)
+    count = _whole(text)
     if count < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return count
 
 
+def _counts(text: str) -> list[int]:
+    return list(map(_count, _words(text)))
+
+
 def _natural(text: str) -> int:
-    count = int(text)
+    count = _whole(text)
     if count < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return count
@@ -156,10 +197,24 @@ def _gibibytes(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    seconds = _number(text)
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return seconds
+
+
+def _amount(text: str) -> float:
+    amount = _number(text)
+    if not 0 <= amount < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return amount
+
+
+def _share(text: str) -> float:
+    share = _amount(text)
+    if share > 1:
+        raise argparse.ArgumentTypeError(f"{text} is more than 1")
+    return share
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ import contextlib
 import platform
 import shlex
 import signal
-import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -23,7 +22,7 @@ from tools.expectations import SCRIPT_CHECK, Expectation, Judgement
 from tools.plan import DEFAULTS, Plan
 from tools.processes import NoParent
 from tools.results import BrokenDevice, Footer, Job, Record
-from tools.schedule import Room
+from tools.schedule import Queue, Room
 from tools.usage import CannotWrite, plain
 from tools.worker import Local, Outcome, Settings, Task
 
@@ -32,7 +31,9 @@ if TYPE_CHECKING:
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOSSES = 3  # of machines under one job: then it is the job
-SOON = 0.2  # seconds until a look whether a machine can work now
+
+Running: TypeAlias = "Future[Outcome | None]"
+"""A task that was submitted; None after `stop`."""
 
 
 class Nodes(Protocol):
@@ -41,7 +42,7 @@ class Nodes(Protocol):
     def rooms(self) -> list[Room]:
         """What they have room for now."""
 
-    def submit(self, node: str, task: Task) -> Future[Outcome | None]:
+    def submit(self, node: str, task: Task) -> Running:
         """Start `task` there; None after `stop`, NodeLost where the machine is gone."""
 
     def stop(self) -> None:
@@ -94,16 +95,20 @@ def _nodes(options: argparse.Namespace, planned: Plan, cluster: Cluster | None) 
 
 
 class Matrix:
-    """A planned run on `nodes`."""
+    """A planned run on `nodes`; `ended` waits for what runs there."""
 
-    def __init__(self, planned: Plan, nodes: Nodes) -> None:
+    def __init__(
+        self,
+        planned: Plan,
+        nodes: Nodes,
+        ended: Callable[[Collection[Running]], Iterable[Running]] = schedule.first_ended,
+    ) -> None:
         self.folder, self.manifest, self.scripts = planned.folder, planned.manifest, planned.scripts
         self.records, self.attempts = planned.records, planned.attempts
-        self.nodes = nodes
+        self.nodes, self._ended = nodes, ended
         self._tasks: dict[str, Task] = {}
-        self._waiting: list[str] = []
-        self._avoid: defaultdict[str, set[str]] = defaultdict(set)
-        self._broken: defaultdict[str, dict[str, BrokenDevice]] = defaultdict(dict)
+        self._queue = Queue({}, {})
+        self._broken: dict[tuple[str, str], BrokenDevice] = {}
 
     def work(self) -> bool:
         """Run each job that has no record yet; gives back whether this was interrupted.
@@ -113,7 +118,7 @@ class Matrix:
         jobs = {results.job_name(job): job for job in self.manifest["jobs"]}
         self._tasks = {n: self._task(job) for n, job in jobs.items() if n not in self.records}
         took = schedule.recorded_seconds(self.folder.parent)
-        self._waiting = schedule.longest_first(self._tasks, took)
+        self._queue = Queue({n: task.job["device"] for n, task in self._tasks.items()}, took)
         places = [f"{room.free} at once on {room.node}" for room in self.nodes.rooms() if room.free]
         what = ", ".join([f"{len(self._tasks)} jobs", *places])
         print(f"run {self.folder.name}: {what}, in {self.folder}", flush=True)
@@ -131,34 +136,28 @@ class Matrix:
 
     def _drive(self, display: _Display) -> None:
         """Keep all nodes busy until nothing is left that one of them could do."""
-        running: dict[Future[Outcome | None], tuple[str, str]] = {}
-        while True:
-            rooms = [replace(r, broken=self._broken[r.node]) for r in self.nodes.rooms()]
-            wanted = [(name, self._tasks[name].job["device"]) for name in self._waiting]
-            for name, node in schedule.assign(wanted, rooms, self._avoid):
-                self._waiting.remove(name)
-                running[self.nodes.submit(node, self._tasks[name])] = (name, node)
-            if not running:
-                if not any(room.has(device) for room in rooms for _, device in wanted):
-                    for device, number in Counter(device for _, device in wanted).items():
-                        print(f"no machine is left for {device}: {number} jobs did not run")
-                    return
-                time.sleep(SOON)  # a machine gets ready
-            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                self._take(future, *running.pop(future))
-            display.update()
 
-    def _take(self, future: Future[Outcome | None], name: str, node: str) -> None:
+        def look() -> list[Room]:
+            display.update()
+            return self.nodes.rooms()
+
+        def start(name: str, node: str) -> Running:
+            return self.nodes.submit(node, self._tasks[name])
+
+        schedule.drive(self._queue, look, start, self._ended, self._take)
+        for device, number in self._queue.waiting().items():
+            print(f"no machine is left for {device}: {number} jobs did not run")
+
+    def _take(self, future: Running, name: str, node: str) -> None:
         """Keep what came of a task, or put it back in line where its machine is gone."""
         task = self._tasks[name]
         try:
             outcome = future.result()
         except NodeLost as error:
             print(f"{name}: {node} is lost ({error})", flush=True)
-            self._avoid[name].add(node)
             self._tasks[name] = task = task.lost(node, str(error))
             if len(task.retries) < LOSSES:
-                self._waiting.insert(0, name)
+                self._queue.put_back(name, avoid=node)
                 return
             outcome = task.given_up()
         except (OSError, NoParent) as error:
@@ -173,9 +172,10 @@ class Matrix:
                 "job": name,
                 "reason": plain(outcome.broken),
             }
-            self._broken[node].setdefault(device, told)
+            self._broken.setdefault((node, device), told)
+            self._queue.broken[node].add(device)
         if outcome.victim:
-            self._waiting.insert(0, name)  # for another machine, if there is one
+            self._queue.put_back(name)  # for another machine, if there is one
             return
         for log, text in outcome.logs.items():
             with contextlib.suppress(OSError):  # the record matters more
@@ -274,7 +274,7 @@ class Matrix:
             "asked": len(self.manifest["jobs"]),
             "interrupted": interrupted,
             "counts": results.count(self.records),
-            "broken": [each for found in self._broken.values() for each in found.values()],
+            "broken": list(self._broken.values()),
         }
 
     def _show(self, name: str, record: Record, judgements: Sequence[Judgement]) -> None:

@@ -14,11 +14,11 @@ from tools.reports.data import Matrix, ReportError, load_matrix
 from tools.reports.heatmap import render_heatmap
 from tools.reports.markdown import MARKER, render_column, render_matrix, render_summary
 from tools.reports.page import render_page
+from tools.reports.section import Section, update
 from tools.reports.tables import render_csv, render_json
-from tools.results import replace
 
-BEGIN = "<!-- matrix:begin (written by `nox -s publish`) -->"
-END = "<!-- matrix:end -->"
+SUMMARY = Section("matrix", "publish")
+BEGIN, END = SUMMARY.begin, SUMMARY.end
 
 
 def main(options: argparse.Namespace) -> int:
@@ -41,7 +41,7 @@ def publish(matrix: Matrix, reports: Path, readme: Path, scripts: Path) -> list[
     and then nothing was touched.
     """
     summary = render_summary(matrix, _relative(reports, readme.parent))
-    files = {readme: _with_summary(readme, summary)}
+    files = {readme: SUMMARY.put(summary, readme)}
     for name, data in render(matrix, _relative(scripts, reports)).items():
         path = reports / name
         files[path] = data
@@ -51,7 +51,7 @@ def publish(matrix: Matrix, reports: Path, readme: Path, scripts: Path) -> list[
             )
     stale = [path for path in reports.glob("*.md") if path not in files and _is_ours(path)]
     reports.mkdir(parents=True, exist_ok=True)
-    changed = [path for path, data in files.items() if _write(path, data)]
+    changed = [path for path, data in files.items() if update(path, data)]
     for path in stale:
         path.unlink()
     return changed + stale
@@ -74,24 +74,6 @@ def render(matrix: Matrix, scripts: str) -> dict[str, bytes]:
     return files | {"heatmap.png": render_heatmap(matrix)}
 
 
-def _with_summary(readme: Path, summary: str) -> bytes:
-    """The text of `readme` with `summary` between its markers."""
-    try:
-        text = readme.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        problem = f"cannot be read ({error}): it must hold the lines {BEGIN} and {END}"
-        raise ReportError(f"{readme}: {problem}") from error
-    for marker in (BEGIN, END):
-        if (found := text.count(marker)) != 1:
-            problem = f"appears {found} times" if found else "is missing"
-            raise ReportError(f"{readme}: the marker {marker} {problem}: it must stand there once")
-    before, rest = text.split(BEGIN)
-    if END not in rest:
-        raise ReportError(f"{readme}: the marker {END} stands before {BEGIN}: swap them")
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n\n{summary}\n\n{END}{after}".encode()
-
-
 def _relative(path: Path, start: Path) -> str:
     return Path(os.path.relpath(path, start)).as_posix()
 
@@ -99,11 +81,3 @@ def _relative(path: Path, start: Path) -> str:
 def _is_ours(path: Path) -> bool:
     with path.open(encoding="utf-8", errors="replace") as file:
         return MARKER in file.read(200)
-
-
-def _write(path: Path, data: bytes) -> bool:
-    """Replace the file at `path` by `data`, all of it or nothing; whether that changed anything."""
-    if path.is_file() and path.read_bytes() == data:
-        return False
-    replace(path, data)
-    return True

@@ -404,6 +404,22 @@ def job_name(job: Job) -> str:
     return "-".join([job["family"], job["device"].replace(":", "-"), *special])
 
 
+def job_of(record: Record) -> Job:
+    """The job that `record` answers."""
+    return {
+        "family": record["family"],
+        "architecture": record["architecture"],
+        "model_class": record["model_class"],
+        "checkpoint": record["checkpoint"],
+        "device": record["device"]["requested"],
+        "weights": record["weights"],
+        "size": record["size"],
+        "dtype": record["dtype"],
+        "script": record["script"]["name"],
+        "script_sha256": record["script"]["sha256"],
+    }
+
+
 def differences(record: Record, job: Job, seed: int | None) -> list[str]:
     """In what `record` does not answer `job`, in words; any seed will do where none was asked."""
     pairs = {

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 RUNS = 5  # the last ones, to learn durations from
+LOOK_SECONDS = 1.0  # between two looks for machines that come or go
+SOON = 0.2  # the same while nothing runs
+
+Started = TypeVar("Started")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,75 @@ class Room:
     def has(self, device: str) -> bool:
         """Whether a job for `device` can run there."""
         return (self.devices is None or device in self.devices) and device not in self.broken
+
+
+class Queue:
+    """The jobs that wait; `broken` are the devices that work no longer, by node.
+
+    `devices` are what the jobs are for, `seconds` what they took, by name.
+    """
+
+    def __init__(self, devices: Mapping[str, str], seconds: Mapping[str, float]) -> None:
+        self._devices = devices
+        self._waiting = longest_first(devices, seconds)
+        self._avoid: defaultdict[str, set[str]] = defaultdict(set)
+        self.broken: defaultdict[str, set[str]] = defaultdict(set)
+
+    def start(self, rooms: Iterable[Room]) -> list[tuple[str, str]]:
+        """Take out of line what goes to the `rooms` now, as (job, node)."""
+        waiting = [(name, self._devices[name]) for name in self._waiting]
+        placed = assign(waiting, rooms, self._avoid)
+        for name, _ in placed:
+            self._waiting.remove(name)
+        return placed
+
+    def waiting(self) -> Counter[str]:
+        """How many jobs wait, by device."""
+        return Counter(self._devices[name] for name in self._waiting)
+
+    def put_back(self, name: str, avoid: str | None = None) -> None:
+        """Put a job first in line, not for the node `avoid` if there is another one."""
+        self._waiting.insert(0, name)
+        if avoid:
+            self._avoid[name].add(avoid)
+
+    def fits(self, rooms: Iterable[Room]) -> bool:
+        """Whether one of the `rooms` is for a job that waits, even if it has no space now."""
+        devices = {self._devices[name] for name in self._waiting}
+        return any(room.has(device) for room in rooms for device in devices)
+
+
+def drive(
+    queue: Queue,
+    look: Callable[[], Iterable[Room]],
+    start: Callable[[str, str], Started],
+    ended: Callable[[Collection[Started]], Iterable[Started]],
+    take: Callable[[Started, str, str], None],
+) -> None:
+    """Keep all nodes busy until nothing is left in the `queue` that one of them could do.
+
+    `look` for rooms, `start` a job on a node, wait until some have `ended`, `take` what came of
+    each: the matrix does it with processes, the simulation with a clock.
+    """
+    running: dict[Started, tuple[str, str]] = {}
+    while True:
+        rooms = [
+            replace(room, broken=queue.broken[room.node]) if room.node in queue.broken else room
+            for room in look()
+        ]
+        for name, node in queue.start(rooms):
+            running[start(name, node)] = (name, node)
+        if not running and not queue.fits(rooms):
+            return
+        for each in ended(running):
+            take(each, *running.pop(each))
+
+
+def first_ended(running: Collection[Future[T]]) -> set[Future[T]]:
+    """Those that have ended, waiting for the first, but not for long: machines come and go."""
+    if not running:
+        time.sleep(SOON)
+    return wait(running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done
 
 
 def longest_first(names: Iterable[str], seconds: Mapping[str, float]) -> list[str]:
@@ -58,14 +136,19 @@ def assign(
     return placed
 
 
+def last_runs(folder: Path) -> list[Path]:
+    """The folders of those runs in the results `folder` that durations are learned from."""
+    return [path.parent for path in sorted(folder.glob("*/manifest.json"), reverse=True)[:RUNS]]
+
+
 def recorded_seconds(folder: Path) -> dict[str, float]:
     """What jobs took in the last runs in the results `folder`, by job name; the newest counts.
 
     It is a hint: what cannot be read is left out.
     """
     seconds: dict[str, float] = {}
-    for run in sorted(folder.glob("*/manifest.json"), reverse=True)[:RUNS]:
-        for path in run.parent.glob("*-*.json"):
+    for run in last_runs(folder):
+        for path in run.glob("*-*.json"):
             if path.stem not in seconds:
                 try:
                     seconds[path.stem] = float(json.loads(path.read_bytes())["run"]["wall_seconds"])

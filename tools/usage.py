@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Iterable
 
@@ -28,6 +29,18 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """Say that `word` is not a known `kind`, and which known one was probably meant."""
     near = difflib.get_close_matches(word, list(known), 1)
     return f"unknown {kind} {word!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+
+
+def command(session: str, options: argparse.Namespace, flags: Iterable[str]) -> str:
+    """The Nox session with those of the `flags` that were given."""
+    given = {flag: getattr(options, flag) for flag in flags}
+    words = ["nox", "-s", session]
+    for flag, value in given.items():
+        if value not in (None, [], "auto"):
+            words += [] if "--" in words else ["--"]
+            shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words += [f"--{flag.replace('_', '-')}", shown]
+    return " ".join(words)
 
 
 def plain(text: str | None, limit: int = 200) -> str:

@@ -6,13 +6,11 @@ give a picture of a shape that a page can show. Lengths are inches, from the upp
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -20,14 +18,13 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
-from PIL import Image
 
-from tools.reports import form
+from tools.reports import form, picture
 from tools.reports.data import OUTCOMES, Cell, Column, Family, Matrix, Outcome
+from tools.reports.picture import DPI, FAINT, FONT, INK, LINE
 
 MAX_CHECK_COLUMNS = 3  # columns of the matrix that get a block of families × checks each
 
-_DPI = 160
 _CELL = 0.15
 _GAP = 0.012
 _MARGIN = 0.3
@@ -37,10 +34,8 @@ _FOOT = 0.75
 _LETTER_WIDTH = 0.066  # of the font of the labels, on average
 _MIN_WIDTH = 9.0
 _SHAPE = 1.5  # width : height that the panels come close to
-_INK, _FAINT, _LINE = "#1b1f24", "#59636e", "#c3cad2"
 _PALER = {"pass": "#9fd8c6", "not_run": "white"}  # than on the pages: the others must stand out
 _DARK = ("fail", "crash", "flaky", "mock")  # colours that need a white letter
-_FONT = "DejaVu Sans"  # comes with matplotlib, so each machine draws the same
 
 
 @dataclass(frozen=True)
@@ -86,14 +81,14 @@ def render_heatmap(matrix: Matrix) -> bytes:
         for block, rows in zip(blocks, panels, strict=True)
     ]
     height = sum(heights) + _FOOT * scale + _MARGIN
-    with matplotlib.rc_context({"font.family": _FONT, "text.usetex": False}):
+    with picture.style():
         canvas = _Canvas(width, height, scale)
         top = _MARGIN
         for block, rows, block_height in zip(blocks, panels, heights, strict=True):
             _draw_block(canvas, block, rows, top)
             top += block_height
         _draw_legend(canvas, top + 0.1)
-        return canvas.png()
+        return picture.png(canvas.figure)
 
 
 def _checks_block(matrix: Matrix, column: Column) -> _Block:
@@ -197,12 +192,12 @@ class _Canvas:
 
     def __init__(self, width: float, height: float, scale: float) -> None:
         self.scale = scale
-        self.figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+        self.figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
         self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
         self.axes.axis("off")
 
     def text(self, x: float, y: float, value: str, **style: Any) -> None:
-        known: dict[str, Any] = {"color": _INK, "size": 7.5, "parse_math": False}
+        known: dict[str, Any] = {"color": INK, "size": 7.5, "parse_math": False}
         self.axes.text(x, y, value, **known | style)
 
     def cells(self, outcome: Outcome, places: Sequence[tuple[float, float]], size: float) -> None:
@@ -210,29 +205,20 @@ class _Canvas:
         side = size - 2 * _GAP
         squares = [Rectangle((x + _GAP, y + _GAP), side, side) for x, y in places]
         face = _PALER.get(outcome.key, outcome.colour)
-        edge = _LINE if outcome.key == "not_run" else face
+        edge = LINE if outcome.key == "not_run" else face
         self.axes.add_collection(
             PatchCollection(squares, facecolor=face, edgecolor=edge, linewidth=0.5)
         )
         if outcome.letter:
             x, y = zip(*((x + size / 2, y + size / 2) for x, y in places), strict=True)
-            colour = "white" if outcome.key in _DARK else _INK
+            colour = "white" if outcome.key in _DARK else INK
             area = 26 * (size / _CELL) ** 2
             # One collection of markers: thousands of texts would take minutes.
             self.axes.scatter(x, y, area, marker=_letter(outcome.letter), color=colour, linewidth=0)
 
-    def png(self) -> bytes:
-        drawn, file = io.BytesIO(), io.BytesIO()
-        self.figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 1})
-        # A palette makes a third of the size; no metadata, which would name a version.
-        picture = Image.open(drawn).convert("RGB")
-        small = picture.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        small.save(file, "png", optimize=True)
-        return file.getvalue()
-
 
 def _letter(letter: str) -> MarkerStyle:
-    path = TextPath((0, 0), letter, prop=FontProperties(family=_FONT, weight="bold"))
+    path = TextPath((0, 0), letter, prop=FontProperties(family=FONT, weight="bold"))
     box = path.get_extents()
     centred = path.transformed(Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2))
     return MarkerStyle(centred)
@@ -244,7 +230,7 @@ def _draw_block(
     scale = canvas.scale
     title, subtitle = top + 0.12 * scale, top + 0.38 * scale
     canvas.text(_MARGIN, title, block.title, size=15 * scale, weight="bold", va="center")
-    canvas.text(_MARGIN, subtitle, block.subtitle, size=8.5 * scale, color=_FAINT, va="center")
+    canvas.text(_MARGIN, subtitle, block.subtitle, size=8.5 * scale, color=FAINT, va="center")
     first_row = top + _TITLE * scale + block.head
     places: dict[str, list[tuple[float, float]]] = {}
     for number, rows in enumerate(panels):
@@ -277,4 +263,4 @@ def _draw_legend(canvas: _Canvas, top: float) -> None:
         canvas.text(x + side + gap, top + side / 2, outcome.word, size=size, va="center")
         x += side + 5 * gap + 1.15 * scale * _LETTER_WIDTH * len(outcome.word)
     note = "blank: the check does not apply to the family"
-    canvas.text(_MARGIN, top + 2.3 * side, note, size=size, color=_FAINT, va="center")
+    canvas.text(_MARGIN, top + 2.3 * side, note, size=size, color=FAINT, va="center")
