@@ -53,7 +53,7 @@ class Coverage:
 
 
 def main() -> int:
-    """`python -m generator coverage`: 0 when no family is missing, else 1."""
+    """`python -m generator coverage`: 0 when each family has a script or a reason, else 1."""
     found = compute(registry.read(), families.read(), families.installed())
     for path, data in render(found, ROOT).items():
         path.write_bytes(data)
@@ -61,7 +61,7 @@ def main() -> int:
     if missing := found.of_state("missing"):
         print(f"\n{len(missing)} missing, the important ones first: {' '.join(missing)}")
         print("`nox -s discover regenerate -- --missing` makes their scripts")
-    return 1 if missing else 0
+    return 1 if families.new() else 0
 
 
 def compute(entries: Mapping[str, Entry], known: Families, installed: set[str]) -> Coverage:
@@ -72,7 +72,9 @@ def compute(entries: Mapping[str, Entry], known: Families, installed: set[str]) 
     """
     for family in entries.keys() & known.unsupported.keys():
         raise GeneratorError(f"families.toml: [unsupported] {family!r} is in the registry: drop it")
-    for family in (entries.keys() | known.unsupported.keys()) - installed:
+    for family in entries.keys() & known.pending.keys():
+        raise GeneratorError(f"families.toml: [pending] {family!r} is in the registry: drop it")
+    for family in (entries.keys() | known.unsupported.keys() | known.pending.keys()) - installed:
         hint = registry.suggest(family, installed)
         raise GeneratorError(f"the installed transformers has no family {family!r}{hint}")
     states = dict.fromkeys(installed, "missing") | dict.fromkeys(known.unsupported, "unsupported")
@@ -82,7 +84,7 @@ def compute(entries: Mapping[str, Entry], known: Families, installed: set[str]) 
         transformers=importlib.metadata.version("transformers"),
         state={family: states[family] for family in known.by_importance(states)},
         entries=entries,
-        reasons=reasons | known.unsupported,
+        reasons=reasons | known.unsupported | known.pending,
     )
 
 

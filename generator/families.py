@@ -19,6 +19,7 @@ class Families:
 
     important: list[str]  # the families that matter most, first
     unsupported: dict[str, str]  # folder without a script -> why
+    pending: dict[str, str]  # family that has no script yet -> what stands in the way
 
     def by_importance(self, families: Iterable[str]) -> list[str]:
         """`families`, the important ones first, then by name."""
@@ -45,6 +46,12 @@ def installed() -> set[str]:
 
 
 def missing() -> list[str]:
-    """The installed families that are neither in the registry nor unsupported, important first."""
+    """The installed families without an entry that may have one: new ones, then by importance."""
     known = read()
-    return known.by_importance(installed() - registry.read().keys() - known.unsupported.keys())
+    without = installed() - registry.read().keys() - known.unsupported.keys()
+    return sorted(known.by_importance(without), key=lambda family: family in known.pending)
+
+
+def new() -> list[str]:
+    """The missing families of which `families.toml` says nothing: a new release brought them."""
+    return [family for family in missing() if family not in read().pending]

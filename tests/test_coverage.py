@@ -11,13 +11,25 @@ from generator import GeneratorError, coverage, families, registry
 from generator.families import Families
 
 ENTRIES = registry.read()
-KNOWN = Families(important=["bert", "gone"], unsupported={"nougat": "no modeling code"})
+KNOWN = Families(
+    important=["bert", "gone"],
+    unsupported={"nougat": "no modeling code"},
+    pending={"albert": "nobody has looked"},
+)
 
 
-def test_every_family_with_modeling_code_has_a_script() -> None:
+def test_every_family_has_a_script_or_the_reason_why_not() -> None:
     known = families.read()
-    assert not families.missing()
-    assert families.installed() == ENTRIES.keys() | known.unsupported.keys()
+    assert not families.new()
+    listed = ENTRIES.keys() | known.unsupported.keys() | known.pending.keys()
+    assert families.installed() == listed
+
+
+def test_families_of_a_new_release_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = families.installed()
+    monkeypatch.setattr(families, "installed", lambda: there | {"zzz_new"})
+    assert families.missing()[0] == "zzz_new"
+    assert families.new() == ["zzz_new"]
 
 
 def test_what_is_unsupported_has_no_modeling_code() -> None:
@@ -47,15 +59,15 @@ def test_each_family_has_one_state_and_important_ones_come_first() -> None:
     page = coverage.page(found)
     assert "**2 of 3** families with modeling code" in page
     assert "| vit | partial | no video |" in page
-    assert "| albert | missing | not looked at yet |" in page
+    assert "| albert | missing | nobody has looked |" in page
     assert "| nougat | unsupported | no modeling code |" in page
 
 
 @pytest.mark.parametrize(
     ("there", "message"),
     [
-        ({"bert", "nougatt"}, "no family 'nougat' .did you mean 'nougatt'"),
-        ({"nougat"}, "no family 'bert'"),
+        ({"bert", "nougatt", "albert"}, "no family 'nougat' .did you mean 'nougatt'"),
+        ({"nougat", "albert"}, "no family 'bert'"),
     ],
 )
 def test_a_family_that_is_not_installed_is_refused(there: set[str], message: str) -> None:
@@ -69,7 +81,7 @@ def test_a_family_is_not_both_covered_and_unsupported() -> None:
 
 
 def test_the_numbers_go_between_the_markers(tmp_path: Path) -> None:
-    found = coverage.compute({"bert": ENTRIES["bert"]}, KNOWN, {"bert", "nougat"})
+    found = coverage.compute({"bert": ENTRIES["bert"]}, KNOWN, {"bert", "nougat", "albert"})
     readme = tmp_path / "README.md"
     readme.write_text("no markers")
     with pytest.raises(GeneratorError, match="must stand there"):
