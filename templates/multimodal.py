@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 
-from templates import _story as story
 from templates._basics import (
     test_determinism,
     test_device_parity,
@@ -282,7 +281,7 @@ def test_generate(subject: Subject) -> None:
 def test_placeholders(subject: Subject) -> None:
     """Another image, video or sound changes nothing before its own placeholders, but does there."""
     ids, bound = subject.inputs["input_ids"], subject.bounds["logits"]
-    others, starts = story.build_inputs(subject.model.config, subject.seed + 1), {}
+    others, starts = build_inputs(subject.model.config, subject.seed + 1), {}
     for name in [name for name, value in subject.inputs.items() if value.is_floating_point()]:
         changed = subject.run(subject.model, subject.inputs | {name: others[name]})["logits"]
         for row, difference in enumerate(changed - subject.outputs["logits"]):
