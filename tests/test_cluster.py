@@ -159,6 +159,9 @@ def test_an_interrupted_run_leaves_nothing_on_the_nodes_and_goes_on(
     place.script("beta", edit=tell_pid(pid) + wait)
     process = start(place, here.address)
     wait_for(pid, PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while not [*place.results.glob("*/alpha-cpu.json")] and time.monotonic() < deadline:
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, out

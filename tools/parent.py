@@ -71,6 +71,7 @@ class Parent:
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
         self._jobs: dict[int, Job] = {}
+        self._left: set[str] = set()  # folders of jobs that were given up, maybe with the runner
         self._wanted = True
         self._files = _files()
         self._events = selectors.DefaultSelector()
@@ -95,6 +96,7 @@ class Parent:
                     if task is not None:
                         return task
                 else:
+                    self._left.add(self._jobs[key.data].folder)
                     self._kill(key.data)
             self._reap()
             self._look()
@@ -106,6 +108,8 @@ class Parent:
         if not data:
             self._wanted = False
             self._events.unregister(self._requests)
+            for folder in self._left:
+                shutil.rmtree(folder, ignore_errors=True)
             for pid in self._jobs:
                 self._kill(pid)
             return None
