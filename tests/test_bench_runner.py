@@ -61,10 +61,22 @@ def test_scripts_that_do_not_pass_are_told() -> None:
     assert "| scripts | 2, of which 1 do not pass |\n" in render({FRESH: [run]}, "")
 
 
-def test_each_runner_with_one_and_with_all_jobs() -> None:
-    assert [way.name for way in ways(2)] == ["fresh × 1", "fresh × 2", "warm × 1", "warm × 2"]
-    assert [way.name for way in ways(1)] == ["fresh × 1", "warm × 1"]
-    assert {way.cores for way in ways(2)} == {worker.cores()}
+def test_each_runner_with_one_and_with_all_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = ["warm, Ray, 1 × 1 core", "warm, Ray, 2 × 1 core"]
+    here = ["fresh × 1", "fresh × 2", "warm × 1", "warm × 2"]
+    found = ways(2)
+    assert [way.name for way in found] == here + ray
+    assert [way.cores for way in found] == [worker.cores()] * 4 + [1, 2]
+    assert [way.name for way in ways(1)] == ["fresh × 1", "warm × 1", ray[0]]
+    monkeypatch.setattr(bench_runner, "find_spec", lambda name: None)
+    assert [way.name for way in ways(2)] == here, "without Ray"
+
+
+def test_a_cluster_of_this_machine_is_a_way(place: Place) -> None:
+    place.script("alpha")
+    one, several = ways(2)[-2:]
+    found = compare([one, several], place.options("bench_runner", "--repeats", "1"))
+    assert [len(runs) for runs in found.values()] == [1, 1]
 
 
 def test_ways_take_turns_and_each_knows_as_much(

@@ -176,7 +176,7 @@ def test_where_scaling_ends(four: Place, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.most
     assert found.most.machines == 8
     text = render_scaling(found)
-    assert "| 4 | 10.0 s | 10.0 – 10.0 | 4.0 | 100.0% | 0.0 s | 0.0 |\n" in text
+    assert "| 4 | 10.0 s | 10.0 – 10.0 | 4.0 | 100.0% | 0.0 s | 0.0 | 0.0 |\n" in text
     assert "| 4 | 0.0 | 0.0 | 10.0 | 0.0 | 0.0 | 0.0 | 1 | scripts |\n" in text
     assert "**Scaling ends at 8 machines**, 4.0 times as quick as one" in text
     assert "for each of the 4 jobs takes 10.0 s" in text

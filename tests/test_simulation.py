@@ -16,7 +16,6 @@ from tools import plan
 from tools.matrix import Matrix, NodeLost, Running
 from tools.schedule import Queue, Room
 from tools.simulation import KINDS, Chance, Kind, Model, Simulated, Stay, simulate
-from tools.usage import UsageError
 from tools.worker import Outcome, Task
 
 
@@ -150,10 +149,14 @@ def test_what_crashed_is_tried_again_on_its_place() -> None:
     assert (found.useful, found.lost, found.retries) == (11, 7, 1)
 
 
-def test_a_run_that_never_ends_is_an_error() -> None:
-    model = Model(jobs(a=1000), losses=3600)
-    with pytest.raises(UsageError, match=r"a has lost 100 machines, .* lower --loss-rate"):
-        simulate(model, 2, Chance(model, 0))
+def test_a_job_that_loses_too_many_machines_is_given_up() -> None:
+    # Three machines, one after the other, live 4 seconds each; each next one comes after 6.
+    lives = dict.fromkeys(["machine 1", "machine 1+", "machine 1++"], 4.0)
+    found = run(Model(jobs(a=10), replacing=6, keeping=1), 1, lives)
+    assert [node for _, node in found.placed] == list(lives)
+    assert found.seconds == 4 + 6 + 4 + 6 + 4 + 1
+    assert found.path == path(failures=24, driver=1)
+    assert (found.useful, found.lost, found.retries, found.given_up) == (0, 12, 2, 1)
 
 
 # Chance.

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -78,13 +79,27 @@ def main(options: argparse.Namespace) -> int:
 
 
 def ways(at_once: int) -> list[Way]:
-    """The ways to run scripts here; the others are measured by the first one."""
-    cores = worker.cores()
-    return [
+    """The ways to run scripts here; the others are measured by the first one.
+
+    With Ray, one node that has a single core is to be compared with several of that kind.
+    """
+    numbers, cores = dict.fromkeys((1, at_once)), worker.cores()
+    found = [
         Way(f"{runner} × {jobs}", ("--runner", runner, "--jobs", str(jobs)), cores, runner)
         for runner in ("fresh", "warm")
-        for jobs in dict.fromkeys((1, at_once))
+        for jobs in numbers
     ]
+    if find_spec("ray"):
+        found += [
+            Way(
+                f"warm, Ray, {nodes} × 1 core",
+                ("--runner", "warm", "--cluster", f"local:{nodes}x1"),
+                nodes,
+                "warm",
+            )
+            for nodes in numbers
+        ]
+    return found
 
 
 def compare(compared: Sequence[Way], options: argparse.Namespace) -> dict[Way, list[Taken]]:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tools.cluster import Cluster
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LOSSES = 3  # of machines under one job: then it is the job
 
 Running: TypeAlias = "Future[Outcome | None]"
 """A task that was submitted; None after `stop`."""
@@ -156,7 +155,7 @@ class Matrix:
         except NodeLost as error:
             print(f"{name}: {node} is lost ({error})", flush=True)
             self._tasks[name] = task = task.lost(node, str(error))
-            if len(task.retries) < LOSSES:
+            if len(task.retries) < schedule.LOSSES:
                 self._queue.put_back(name, avoid=node)
                 return
             outcome = task.given_up()

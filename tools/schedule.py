@@ -19,6 +19,7 @@ from typing import TypeVar
 RUNS = 5  # the last ones, to learn durations from
 LOOK_SECONDS = 1.0  # between two looks for machines that come or go
 SOON = 0.2  # the same while nothing runs
+LOSSES = 3  # of machines under one job: then it is the job
 
 Started = TypeVar("Started")
 T = TypeVar("T")
@@ -70,8 +71,7 @@ class Queue:
 
     def fits(self, rooms: Iterable[Room]) -> bool:
         """Whether one of the `rooms` is for a job that waits, even if it has no space now."""
-        devices = {self._devices[name] for name in self._waiting}
-        return any(room.has(device) for room in rooms for device in devices)
+        return any(room.has(device) for room in rooms for device in self.waiting())
 
 
 def drive(

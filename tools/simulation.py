@@ -20,13 +20,11 @@ from functools import partial
 from random import Random
 from typing import Literal, get_args
 
-from tools.schedule import Queue, Room, drive
-from tools.usage import UsageError
+from tools.schedule import LOSSES, Queue, Room, drive
 
 Kind = Literal["planning", "start-up", "scripts", "driver", "failures", "ingest"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-STARTS = 100  # of one job: machines that are lost more often let a run never end
 TO_COME = "a machine to come"
 
 
@@ -123,7 +121,8 @@ class Step:
 class Simulated:
     """What a run came to; `placed` is which job went where, in order.
 
-    `useful` and `lost` are seconds of scripts: of those with a result, and of those done again.
+    `useful` and `lost` are seconds of scripts: of attempts that count, and of the others. Jobs are
+    `given_up` that have lost as many machines as the matrix lets them.
     `path` is what was waited for, its sum `seconds`; `in_a_row` is how many scripts are on it.
     """
 
@@ -131,13 +130,14 @@ class Simulated:
     useful: float
     lost: float
     retries: int
+    given_up: int
     path: Mapping[Kind, float]
     in_a_row: int
     placed: Sequence[tuple[str, str]]
 
 
 def simulate(model: Model, machines: int, chance: Chance) -> Simulated:
-    """Run all jobs of `model`. Errors: UsageError where that never ends."""
+    """Run all jobs of `model`."""
     return _Run(model, machines, chance).simulated()
 
 
@@ -175,7 +175,7 @@ class _Run:
         self._ended: list[_Attempt] = []
         self._placed: list[tuple[str, str]] = []
         self._useful = self._lost = 0.0
-        self._retries = 0
+        self._retries = self._given_up = 0
         for number in range(machines):
             self._join(f"machine {number + 1}", self._now)
 
@@ -188,7 +188,14 @@ class _Run:
             path[step.kind] += step.seconds
         in_a_row = sum(step.kind == "scripts" for step in end.path())
         return Simulated(
-            end.end, self._useful, self._lost, self._retries, path, in_a_row, self._placed
+            end.end,
+            self._useful,
+            self._lost,
+            self._retries,
+            self._given_up,
+            path,
+            in_a_row,
+            self._placed,
         )
 
     # What the driver does.
@@ -203,11 +210,6 @@ class _Run:
 
     def _start(self, name: str, node: str) -> _Attempt:
         self._starts[name] += 1
-        if self._starts[name] > STARTS:
-            raise UsageError(
-                f"{name} has lost {STARTS} machines, {self._model.losses:g} losses of each an hour "
-                "let this run never end; lower --loss-rate"
-            )
         self._now = self._now.then("driver", self._model.starting)
         machine = self._machines[node]
         machine.warm = machine.warm or self._now.then("start-up", self._model.startup)
@@ -229,11 +231,14 @@ class _Run:
         return ended
 
     def _take(self, attempt: _Attempt, name: str, node: str) -> None:
-        if attempt.lost:
+        if attempt.lost and self._starts[name] < LOSSES:
             self._retries += 1
             self._queue.put_back(name, avoid=node)
+            return
+        self._now = self._now.then("driver", self._model.keeping)
+        if attempt.lost:
+            self._given_up += 1
         else:
-            self._now = self._now.then("driver", self._model.keeping)
             self._retries += attempt.stay.retries
             self._useful += attempt.stay.seconds
             self._lost += attempt.stay.wasted

@@ -91,6 +91,7 @@ seconds that add up to its time."""
 def render_scaling(scaling: Scaling) -> str:
     """The tables, and what follows from them."""
     times = ["machines", "time", "from – to", "speed-up", "utilisation", "lost work", "tried again"]
+    times += ["given up"]
     waits = ["machines", *KINDS, "scripts in a row", "most of all"]
     parts = [
         f"`{scaling.command}`",
@@ -114,6 +115,7 @@ def _times(sweep: Sweep, scaling: Scaling) -> list[str]:
         f"{mean(run.useful / (run.seconds * places) for run in runs):.1%}",
         form.seconds(mean(run.lost for run in runs)),
         f"{mean(run.retries for run in runs):.1f}",
+        f"{mean(run.given_up for run in runs):.1f}",
     ]
 
 
