@@ -845,13 +845,15 @@ def holding(path: Path) -> Iterator[None]:
 # The clock.
 
 # In every process of a run the clock of the wall is off by so many hours as a file says. The real
-# one belongs to others too.
+# one belongs to others too. A file that another process is just writing is empty for a moment.
 CLOCK = """
 import datetime, time
 from pathlib import Path
 
 def off():
-    return 3600 * float(Path({hours!r}).read_text())
+    while not (hours := Path({hours!r}).read_text()):
+        pass
+    return 3600 * float(hours)
 
 real, real_ns, Moment = time.time, time.time_ns, datetime.datetime
 
