@@ -1,4 +1,4 @@
-"""Checks of what several architectures have (attention, padding, decoding); part of the story."""
+"""Checks of what several architectures have (attention, padding, decoding)."""
 
 from __future__ import annotations
 
