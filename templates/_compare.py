@@ -57,9 +57,11 @@ def fingerprint(tensor: torch.Tensor) -> tuple[float, float, float]:
 
 
 def row_of(tensors: Tensors, row: int) -> Tensors:
-    """Row `row` of a batch of two, as a batch of one; a tensor may have several entries a row."""
-    halves = {name: len(value) // 2 for name, value in tensors.items()}
-    return {n: v[row * halves[n] : (row + 1) * halves[n]] for n, v in tensors.items()}
+    """Row `row` of a batch of two, as a batch of one; a tensor may have several entries a row.
+
+    A batch that is one sequence has its rows one after the other along the last dimension.
+    """
+    return {n: v.chunk(2, 0 if len(v) > 1 else -1)[row] for n, v in tensors.items()}
 
 
 def first(tensors: Tensors, length: int, width: int) -> Tensors:
