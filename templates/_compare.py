@@ -62,6 +62,13 @@ def row_of(tensors: Tensors, row: int) -> Tensors:
     return {n: v[row * halves[n] : (row + 1) * halves[n]] for n, v in tensors.items()}
 
 
+def row_like(batch: torch.Tensor, alone: torch.Tensor, row: int) -> torch.Tensor:
+    """Row `row` of `batch`, along the axis that is half as long in `alone`, which has one row."""
+    halved = [n == 2 * m for n, m in zip(batch.shape, alone.shape, strict=False)]
+    axis = halved.index(True) if True in halved else 0
+    return batch.movedim(axis, 0).chunk(2)[row].movedim(0, axis)
+
+
 def first(tensors: Tensors, length: int, width: int) -> Tensors:
     """The first `length` positions of each tensor whose second dimension counts `width` of them."""
     return {
