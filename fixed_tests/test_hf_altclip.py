@@ -158,21 +158,6 @@ def build_inputs(config: AltCLIPConfig, seed: int) -> Tensors:
     }
 
 
-def test_attention_parity(subject: Subject) -> None:
-    """Each attention implementation gives what eager attention gives in fp64, however masked."""
-    variants = {"inputs as they are": subject.inputs}
-    if "attention_mask" in subject.inputs:
-        mask = torch.ones_like(subject.inputs["attention_mask"])
-        variants["mask of ones"] = subject.inputs | {"attention_mask": mask}
-        variants["no mask"] = {k: v for k, v in subject.inputs.items() if k != "attention_mask"}
-    for implementation in ATTENTIONS:
-        model = subject.build(implementation, subject.dtype).to(subject.device)
-        for variant, inputs in variants.items():
-            outputs, expected = subject.run(model, inputs), subject.run(subject.reference, inputs)
-            what = f"{implementation} attention, {variant}"
-            assert_agree(outputs, expected, subject.bounds, what)
-
-
 def test_batch_invariance(subject: Subject) -> None:
     """Each pair of text and image alone gives its embeddings and score of the batch."""
     for row in (0, 1):
@@ -181,16 +166,6 @@ def test_batch_invariance(subject: Subject) -> None:
         expected = {name: outputs[name] for name in ("text_embeds", "image_embeds")}
         expected["logits_per_text"] = outputs["logits_per_text"][:, row : row + 1]
         assert_agree(alone, expected, subject.bounds, f"pair {row} alone")
-
-
-def test_padding_invariance(subject: Subject) -> None:
-    """What stands behind a row's end, and how much of it, changes nothing in the row."""
-    padded = row_of(subject.inputs, 1)
-    mask = padded["attention_mask"]  # of several texts where a row has several
-    length, width = int(mask.sum(1).max()), mask.shape[1]
-    outputs = first(subject.run(subject.model, padded), length, width)
-    expected = subject.run(subject.model, first(padded, length, width))
-    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
 
 
 def test_loss(subject: Subject) -> None:
@@ -202,7 +177,7 @@ def test_loss(subject: Subject) -> None:
     assert_loss(outputs["loss"], (by_text + by_image) / 2, subject.eps)
 
 
-# --------------------------- checks that read the same for every model ----------------------------
+# -------------------- checks that read the same for every model that has them ---------------------
 
 
 def test_forward(subject: Subject) -> None:
@@ -271,6 +246,31 @@ def test_save_load(subject: Subject) -> None:
     assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
     count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
     assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
+
+
+def test_attention_parity(subject: Subject) -> None:
+    """Each attention implementation gives what eager attention gives in fp64, however masked."""
+    variants = {"inputs as they are": subject.inputs}
+    if "attention_mask" in subject.inputs:
+        mask = torch.ones_like(subject.inputs["attention_mask"])
+        variants["mask of ones"] = subject.inputs | {"attention_mask": mask}
+        variants["no mask"] = {k: v for k, v in subject.inputs.items() if k != "attention_mask"}
+    for implementation in ATTENTIONS:
+        model = subject.build(implementation, subject.dtype).to(subject.device)
+        for variant, inputs in variants.items():
+            outputs, expected = subject.run(model, inputs), subject.run(subject.reference, inputs)
+            what = f"{implementation} attention, {variant}"
+            assert_agree(outputs, expected, subject.bounds, what)
+
+
+def test_padding_invariance(subject: Subject) -> None:
+    """What stands behind a row's end, and how much of it, changes nothing in the row."""
+    padded = row_of(subject.inputs, 1)
+    mask = padded["attention_mask"]  # of several texts where a row has several
+    length, width = int(mask.sum(1).max()), mask.shape[1]
+    outputs = first(subject.run(subject.model, padded), length, width)
+    expected = subject.run(subject.model, first(padded, length, width))
+    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
 
 
 def test_gradients(subject: Subject) -> None:

@@ -124,7 +124,7 @@ def test_batch_invariance(subject: Subject) -> None:
         assert_agree(alone, expected, subject.bounds, f"row {row} alone")
 
 
-# --------------------------- checks that read the same for every model ----------------------------
+# -------------------- checks that read the same for every model that has them ---------------------
 
 
 def test_forward(subject: Subject) -> None:

@@ -175,7 +175,7 @@ def test_loss(subject: Subject) -> None:
     assert_loss(outputs["loss"], expected, subject.eps)
 
 
-# --------------------------- checks that read the same for every model ----------------------------
+# -------------------- checks that read the same for every model that has them ---------------------
 
 
 def test_forward(subject: Subject) -> None:

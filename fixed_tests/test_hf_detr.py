@@ -143,32 +143,6 @@ def build_inputs(config: DetrConfig, seed: int) -> Tensors:
     }
 
 
-def test_attention_parity(subject: Subject) -> None:
-    """Each attention implementation gives what eager attention gives in fp64, however masked."""
-    variants = {"inputs as they are": subject.inputs}
-    if "attention_mask" in subject.inputs:
-        mask = torch.ones_like(subject.inputs["attention_mask"])
-        variants["mask of ones"] = subject.inputs | {"attention_mask": mask}
-        variants["no mask"] = {k: v for k, v in subject.inputs.items() if k != "attention_mask"}
-    for implementation in ATTENTIONS:
-        model = subject.build(implementation, subject.dtype).to(subject.device)
-        for variant, inputs in variants.items():
-            outputs, expected = subject.run(model, inputs), subject.run(subject.reference, inputs)
-            what = f"{implementation} attention, {variant}"
-            assert_agree(outputs, expected, subject.bounds, what)
-
-
-def test_batch_invariance(subject: Subject) -> None:
-    """Each row alone gives what it gives in the batch."""
-    for row in (0, 1):
-        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
-        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
-        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
-        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
-        expected |= row_of(whole, row)
-        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
-
-
 def test_loss(subject: Subject) -> None:
     """The loss is that of the queries which match the objects best, one object in each image."""
     config, outputs = subject.model.config, detect(subject)
@@ -184,7 +158,7 @@ def test_loss(subject: Subject) -> None:
     assert_loss(outputs["loss"], expected, subject.eps)
 
 
-# --------------------------- checks that read the same for every model ----------------------------
+# -------------------- checks that read the same for every model that has them ---------------------
 
 
 def test_forward(subject: Subject) -> None:
@@ -253,6 +227,32 @@ def test_save_load(subject: Subject) -> None:
     assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
     count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
     assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
+
+
+def test_attention_parity(subject: Subject) -> None:
+    """Each attention implementation gives what eager attention gives in fp64, however masked."""
+    variants = {"inputs as they are": subject.inputs}
+    if "attention_mask" in subject.inputs:
+        mask = torch.ones_like(subject.inputs["attention_mask"])
+        variants["mask of ones"] = subject.inputs | {"attention_mask": mask}
+        variants["no mask"] = {k: v for k, v in subject.inputs.items() if k != "attention_mask"}
+    for implementation in ATTENTIONS:
+        model = subject.build(implementation, subject.dtype).to(subject.device)
+        for variant, inputs in variants.items():
+            outputs, expected = subject.run(model, inputs), subject.run(subject.reference, inputs)
+            what = f"{implementation} attention, {variant}"
+            assert_agree(outputs, expected, subject.bounds, what)
+
+
+def test_batch_invariance(subject: Subject) -> None:
+    """Each row alone gives what it gives in the batch."""
+    for row in (0, 1):
+        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
+        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
+        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
+        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
+        expected |= {k: row_like(v, alone[k], row) for k, v in whole.items()}
+        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
 
 
 def test_gradients(subject: Subject) -> None:
@@ -408,6 +408,13 @@ def row_of(tensors: Tensors, row: int) -> Tensors:
     return {n: v[row * halves[n] : (row + 1) * halves[n]] for n, v in tensors.items()}
 
 
+def row_like(batch: torch.Tensor, alone: torch.Tensor, row: int) -> torch.Tensor:
+    """Row `row` of `batch`, along the axis that is half as long in `alone`, which has one row."""
+    halved = [n == 2 * m for n, m in zip(batch.shape, alone.shape, strict=False)]
+    axis = halved.index(True) if True in halved else 0
+    return batch.movedim(axis, 0).chunk(2)[row].movedim(0, axis)
+
+
 def assert_loss(
     loss: torch.Tensor, expected: torch.Tensor, eps: float, what: str = "the loss"
 ) -> None:
@@ -533,10 +540,19 @@ class Subject:
     def finite_difference(self, step: float = 1e-8) -> float:
         """Slope of the reference's objective where all parameters move along random directions.
 
-        The step is small, as a larger one would carry some of many ReLUs over their kinks.
+        The step is small, as a larger one would carry some of many ReLUs over their kinks. What the
+        model detaches stays as it was first, as it does for the gradient.
         """
-        values = []
-        with torch.no_grad():
+        values: list[float] = []
+        detached: list[torch.Tensor] = []
+
+        def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
+            if operator is torch.ops.aten.detach.default:
+                detached.append(detached.pop(0) if values else args[0].clone())
+                return detached[-1].clone()
+            return operator(*args, **kwargs)
+
+        with torch.no_grad(), on_each_operator(handle):
             for move in (step, -2 * step, step):  # the last brings them back
                 for name, parameter in self.reference.named_parameters():
                     if parameter.requires_grad:

@@ -143,7 +143,7 @@ def test_round_trip(subject: Subject) -> None:
     assert used[-1] < size, f"no codebook has the code {used[-1]}"
 
 
-# --------------------------- checks that read the same for every model ----------------------------
+# -------------------- checks that read the same for every model that has them ---------------------
 
 
 def test_forward(subject: Subject) -> None:

@@ -149,74 +149,6 @@ def assert_same_in_pieces(subject: Subject, sizes: list[int]) -> None:
     assert_agree({"logits": torch.cat(logits, 1)[real]}, expected, subject.bounds, what)
 
 
-def test_attention_parity(subject: Subject) -> None:
-    """Each attention implementation gives what eager attention gives in fp64, however masked."""
-    variants = {"inputs as they are": subject.inputs}
-    if "attention_mask" in subject.inputs:
-        mask = torch.ones_like(subject.inputs["attention_mask"])
-        variants["mask of ones"] = subject.inputs | {"attention_mask": mask}
-        variants["no mask"] = {k: v for k, v in subject.inputs.items() if k != "attention_mask"}
-    for implementation in ATTENTIONS:
-        model = subject.build(implementation, subject.dtype).to(subject.device)
-        for variant, inputs in variants.items():
-            outputs, expected = subject.run(model, inputs), subject.run(subject.reference, inputs)
-            what = f"{implementation} attention, {variant}"
-            assert_agree(outputs, expected, subject.bounds, what)
-
-
-def test_experts_parity(subject: Subject) -> None:
-    """Each implementation of the mixture of experts gives what the plain one gives in fp64."""
-    for implementation in EXPERTS:
-        model = subject.fresh()
-        model.set_experts_implementation(implementation)
-        outputs = subject.run(model, subject.inputs)
-        assert_agree(outputs, subject.expected, subject.bounds, f"{implementation} experts")
-
-
-def test_batch_invariance(subject: Subject) -> None:
-    """Each row alone gives what it gives in the batch."""
-    for row in (0, 1):
-        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
-        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
-        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
-        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
-        expected |= row_of(whole, row)
-        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
-
-
-def test_padding_invariance(subject: Subject) -> None:
-    """What stands behind a row's end, and how much of it, changes nothing in the row."""
-    padded = row_of(subject.inputs, 1)
-    mask = padded["attention_mask"]  # of several texts where a row has several
-    length, width = int(mask.sum(1).max()), mask.shape[1]
-    outputs = first(subject.run(subject.model, padded), length, width)
-    expected = subject.run(subject.model, first(padded, length, width))
-    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
-
-
-def test_single_token(subject: Subject) -> None:
-    """A row of one token gives what it gives when it is padded."""
-    width = subject.inputs["attention_mask"].shape[1]
-    padded = row_of(subject.inputs, 0) | {"attention_mask": ragged_mask((1,), width)}
-    outputs = first(subject.run(subject.model, padded), 1, width)
-    expected = subject.run(subject.model, first(padded, 1, width))
-    assert_agree(outputs, expected, subject.bounds, f"one token padded to {width}")
-
-
-def test_causality(subject: Subject) -> None:
-    """A later token changes nothing before it, with and without an attention mask."""
-    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
-    ids = subject.inputs[name].clone()
-    width, kept = ids.shape[1], ids.shape[1] - 4
-    ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
-    for dropped in ("", "attention_mask"):
-        inputs = {key: value for key, value in subject.inputs.items() if key != dropped}
-        before = first(subject.run(subject.model, inputs), kept, width)
-        after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
-        what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
-        assert_agree(after, {"logits": before["logits"]}, subject.bounds, what)
-
-
 def test_cache(subject: Subject) -> None:
     """Decoding token by token with the cache gives what one pass over all tokens gives in fp64."""
     assert_same_in_pieces(subject, [5, 1, 1, 1, 1, 1, 1, 1])
@@ -225,21 +157,6 @@ def test_cache(subject: Subject) -> None:
 def test_chunked_prefill(subject: Subject) -> None:
     """A text that is read in several pieces gives what one pass over all of it gives in fp64."""
     assert_same_in_pieces(subject, [4, 5, 3])
-
-
-def test_generate(subject: Subject) -> None:
-    """Greedy decoding gives the same logits without the cache and without padding on the left."""
-    ids = subject.inputs["input_ids"][:, :9]
-    padded = torch.cat([ids[:1], torch.cat([ids[1:, :3] * 0, ids[1:, :6]], 1)])
-    mask = torch.ones_like(ids)
-    mask[1, :3] = 0
-    inputs = {"input_ids": padded, "attention_mask": mask}
-    bare = {"input_ids": ids[1:, :6], "attention_mask": mask[1:, 3:]}
-    cached = generate(subject, inputs, use_cache=True)
-    uncached = generate(subject, inputs, use_cache=False)
-    alone = generate(subject, bare, use_cache=True)
-    assert_agree(uncached, cached, subject.bounds, "without the cache")
-    assert_agree(alone, row_of(cached, 1), subject.bounds, "a row without its left padding")
 
 
 def test_loss(subject: Subject) -> None:
@@ -252,7 +169,7 @@ def test_loss(subject: Subject) -> None:
     assert_loss(outputs["loss"], expected, subject.eps)
 
 
-# --------------------------- checks that read the same for every model ----------------------------
+# -------------------- checks that read the same for every model that has them ---------------------
 
 
 def test_forward(subject: Subject) -> None:
@@ -334,6 +251,89 @@ def test_tying(subject: Subject) -> None:
         config = config.get_text_config(decoder=True)
     asked = config.tie_word_embeddings
     assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
+
+
+def test_attention_parity(subject: Subject) -> None:
+    """Each attention implementation gives what eager attention gives in fp64, however masked."""
+    variants = {"inputs as they are": subject.inputs}
+    if "attention_mask" in subject.inputs:
+        mask = torch.ones_like(subject.inputs["attention_mask"])
+        variants["mask of ones"] = subject.inputs | {"attention_mask": mask}
+        variants["no mask"] = {k: v for k, v in subject.inputs.items() if k != "attention_mask"}
+    for implementation in ATTENTIONS:
+        model = subject.build(implementation, subject.dtype).to(subject.device)
+        for variant, inputs in variants.items():
+            outputs, expected = subject.run(model, inputs), subject.run(subject.reference, inputs)
+            what = f"{implementation} attention, {variant}"
+            assert_agree(outputs, expected, subject.bounds, what)
+
+
+def test_experts_parity(subject: Subject) -> None:
+    """Each implementation of the mixture of experts gives what the plain one gives in fp64."""
+    for implementation in EXPERTS:
+        model = subject.fresh()
+        model.set_experts_implementation(implementation)
+        outputs = subject.run(model, subject.inputs)
+        assert_agree(outputs, subject.expected, subject.bounds, f"{implementation} experts")
+
+
+def test_batch_invariance(subject: Subject) -> None:
+    """Each row alone gives what it gives in the batch."""
+    for row in (0, 1):
+        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
+        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
+        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
+        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
+        expected |= row_of(whole, row)
+        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
+
+
+def test_padding_invariance(subject: Subject) -> None:
+    """What stands behind a row's end, and how much of it, changes nothing in the row."""
+    padded = row_of(subject.inputs, 1)
+    mask = padded["attention_mask"]  # of several texts where a row has several
+    length, width = int(mask.sum(1).max()), mask.shape[1]
+    outputs = first(subject.run(subject.model, padded), length, width)
+    expected = subject.run(subject.model, first(padded, length, width))
+    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
+
+
+def test_single_token(subject: Subject) -> None:
+    """A row of one token gives what it gives when it is padded."""
+    width = subject.inputs["attention_mask"].shape[1]
+    padded = row_of(subject.inputs, 0) | {"attention_mask": ragged_mask((1,), width)}
+    outputs = first(subject.run(subject.model, padded), 1, width)
+    expected = subject.run(subject.model, first(padded, 1, width))
+    assert_agree(outputs, expected, subject.bounds, f"one token padded to {width}")
+
+
+def test_causality(subject: Subject) -> None:
+    """A later token changes nothing before it, with and without an attention mask."""
+    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
+    ids = subject.inputs[name].clone()
+    width, kept = ids.shape[1], ids.shape[1] - 4
+    ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
+    for dropped in ("", "attention_mask"):
+        inputs = {key: value for key, value in subject.inputs.items() if key != dropped}
+        before = first(subject.run(subject.model, inputs), kept, width)
+        after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
+        what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
+        assert_agree(after, {"logits": before["logits"]}, subject.bounds, what)
+
+
+def test_generate(subject: Subject) -> None:
+    """Greedy decoding gives the same logits without the cache and without padding on the left."""
+    ids = subject.inputs["input_ids"][:, :9]
+    padded = torch.cat([ids[:1], torch.cat([ids[1:, :3] * 0, ids[1:, :6]], 1)])
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    inputs = {"input_ids": padded, "attention_mask": mask}
+    bare = {"input_ids": ids[1:, :6], "attention_mask": mask[1:, 3:]}
+    cached = generate(subject, inputs, use_cache=True)
+    uncached = generate(subject, inputs, use_cache=False)
+    alone = generate(subject, bare, use_cache=True)
+    assert_agree(uncached, cached, subject.bounds, "without the cache")
+    assert_agree(alone, row_of(cached, 1), subject.bounds, "a row without its left padding")
 
 
 def test_gradients(subject: Subject) -> None:

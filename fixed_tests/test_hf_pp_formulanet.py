@@ -160,6 +160,77 @@ def build_inputs(config: PPFormulaNetConfig, seed: int) -> Tensors:
     }
 
 
+# -------------------- checks that read the same for every model that has them ---------------------
+
+
+def test_forward(subject: Subject) -> None:
+    """The outputs have the contracted names and shapes and are finite; tuple and dict agree."""
+    for name, value in subject.outputs.items():
+        assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
+    everything = subject.run(subject.reference, subject.inputs, **ALL_OUTPUTS)
+    shapes = {name: tuple(value.shape) for name, value in everything.items()}
+    assert shapes == OUTPUTS or subject.size == "full", f"the shapes are {shapes}"
+    as_tuple = subject.run(subject.model, subject.inputs, return_dict=False)
+    for element, (name, value) in zip(as_tuple.values(), subject.outputs.items(), strict=True):
+        assert torch.equal(element, value), f"{name} differs with return_dict=False"
+
+
+def test_device_parity(subject: Subject) -> None:
+    """The outputs are as near to the fp64 reference as rounding explains; so are the choices."""
+    what = f"{subject.device} against fp64"
+    assert_agree(subject.outputs, subject.expected, subject.bounds, what)
+    for name in [name for name in subject.expected if name.endswith("logits")]:
+        found, expected = subject.outputs[name], subject.expected[name]
+        best, second = expected.topk(2).values.unbind(-1)
+        clear = best - second > 10 * subject.bounds[name]
+        wrong = (found.argmax(-1) != expected.argmax(-1))[clear].sum()
+        assert not wrong, f"{what}: {wrong} of {clear.sum()} clear top choices of {name} differ"
+
+
+def test_placement(subject: Subject) -> None:
+    """The requested device holds the parameters and did the work."""
+    kind = torch.device(subject.device).type
+    for name, parameter in subject.model.named_parameters():
+        assert parameter.device.type == kind, f"{name} is on {parameter.device}, not on {kind}"
+    operators = operators_by_device(lambda: subject.run(subject.model, subject.inputs))
+    share = note(operators[kind] / operators.total(), 1.0)
+    assert share > 0.9, f"{share:.0%} of the operators ran on {kind}: {dict(operators)}"
+
+
+def test_determinism(subject: Subject) -> None:
+    """Two runs on the same inputs agree."""
+    bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
+    again = subject.run(subject.model, subject.inputs)
+    assert_agree(again, subject.outputs, bounds, "a second run")
+
+
+def test_sensitivity(subject: Subject) -> None:
+    """Each input changes the output: else every other check would pass on nothing."""
+    assert_sensitive(subject, [*subject.inputs])
+
+
+def test_golden(subject: Subject) -> None:
+    """The fp64 outputs are those that were stored: else the model's behaviour has changed."""
+    if (subject.weights, subject.size, subject.seed) != ("random", "tiny", SEED):
+        raise unittest.SkipTest(f"the golden values are of random tiny weights, seed {SEED}")
+    assert subject.expected.keys() == GOLDEN.keys(), f"the outputs are {[*subject.expected]}"
+    for name, golden in GOLDEN.items():
+        found, bound = fingerprint(subject.expected[name]), 1e-6 * golden[0]
+        error = note(max(abs(a - b) for a, b in zip(found, golden, strict=True)), bound)
+        assert error <= bound, f"{name} has the fingerprint {found}, stored is {golden}"
+
+
+def test_save_load(subject: Subject) -> None:
+    """A saved model loads without a complaint, gives equal outputs, keeps its tied weights."""
+    loaded, report = subject.reloaded(subject.model, subject.dtype)
+    problems = {key: value for key, value in report.items() if value}
+    assert not problems, f"from_pretrained reports {problems}"
+    bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
+    assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
+    count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
+    assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
+
+
 def test_attention_parity(subject: Subject) -> None:
     """Each attention implementation gives what eager attention gives in fp64, however masked."""
     variants = {"inputs as they are": subject.inputs}
@@ -232,6 +303,11 @@ def test_generate(subject: Subject) -> None:
     assert_agree(alone, row_of(cached, 1), subject.bounds, "a row alone")
 
 
+def test_gradients(subject: Subject) -> None:
+    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
+    assert_gradients(subject)
+
+
 def test_loss(subject: Subject) -> None:
     """The loss is the mean cross-entropy of the labels (-100: none).
 
@@ -253,82 +329,6 @@ def test_loss(subject: Subject) -> None:
     by_caller = subject.run(subject.model, subject.inputs | {"decoder_input_ids": shifted})
     expected_logits = {"logits": by_caller["logits"]}
     assert_agree(by_model, expected_logits, subject.bounds, "labels shifted by the model")
-
-
-# --------------------------- checks that read the same for every model ----------------------------
-
-
-def test_forward(subject: Subject) -> None:
-    """The outputs have the contracted names and shapes and are finite; tuple and dict agree."""
-    for name, value in subject.outputs.items():
-        assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
-    everything = subject.run(subject.reference, subject.inputs, **ALL_OUTPUTS)
-    shapes = {name: tuple(value.shape) for name, value in everything.items()}
-    assert shapes == OUTPUTS or subject.size == "full", f"the shapes are {shapes}"
-    as_tuple = subject.run(subject.model, subject.inputs, return_dict=False)
-    for element, (name, value) in zip(as_tuple.values(), subject.outputs.items(), strict=True):
-        assert torch.equal(element, value), f"{name} differs with return_dict=False"
-
-
-def test_device_parity(subject: Subject) -> None:
-    """The outputs are as near to the fp64 reference as rounding explains; so are the choices."""
-    what = f"{subject.device} against fp64"
-    assert_agree(subject.outputs, subject.expected, subject.bounds, what)
-    for name in [name for name in subject.expected if name.endswith("logits")]:
-        found, expected = subject.outputs[name], subject.expected[name]
-        best, second = expected.topk(2).values.unbind(-1)
-        clear = best - second > 10 * subject.bounds[name]
-        wrong = (found.argmax(-1) != expected.argmax(-1))[clear].sum()
-        assert not wrong, f"{what}: {wrong} of {clear.sum()} clear top choices of {name} differ"
-
-
-def test_placement(subject: Subject) -> None:
-    """The requested device holds the parameters and did the work."""
-    kind = torch.device(subject.device).type
-    for name, parameter in subject.model.named_parameters():
-        assert parameter.device.type == kind, f"{name} is on {parameter.device}, not on {kind}"
-    operators = operators_by_device(lambda: subject.run(subject.model, subject.inputs))
-    share = note(operators[kind] / operators.total(), 1.0)
-    assert share > 0.9, f"{share:.0%} of the operators ran on {kind}: {dict(operators)}"
-
-
-def test_determinism(subject: Subject) -> None:
-    """Two runs on the same inputs agree."""
-    bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
-    again = subject.run(subject.model, subject.inputs)
-    assert_agree(again, subject.outputs, bounds, "a second run")
-
-
-def test_sensitivity(subject: Subject) -> None:
-    """Each input changes the output: else every other check would pass on nothing."""
-    assert_sensitive(subject, [*subject.inputs])
-
-
-def test_golden(subject: Subject) -> None:
-    """The fp64 outputs are those that were stored: else the model's behaviour has changed."""
-    if (subject.weights, subject.size, subject.seed) != ("random", "tiny", SEED):
-        raise unittest.SkipTest(f"the golden values are of random tiny weights, seed {SEED}")
-    assert subject.expected.keys() == GOLDEN.keys(), f"the outputs are {[*subject.expected]}"
-    for name, golden in GOLDEN.items():
-        found, bound = fingerprint(subject.expected[name]), 1e-6 * golden[0]
-        error = note(max(abs(a - b) for a, b in zip(found, golden, strict=True)), bound)
-        assert error <= bound, f"{name} has the fingerprint {found}, stored is {golden}"
-
-
-def test_save_load(subject: Subject) -> None:
-    """A saved model loads without a complaint, gives equal outputs, keeps its tied weights."""
-    loaded, report = subject.reloaded(subject.model, subject.dtype)
-    problems = {key: value for key, value in report.items() if value}
-    assert not problems, f"from_pretrained reports {problems}"
-    bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
-    assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
-    count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
-    assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
-
-
-def test_gradients(subject: Subject) -> None:
-    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
-    assert_gradients(subject)
 
 
 def test_dtype_bf16(subject: Subject) -> None:

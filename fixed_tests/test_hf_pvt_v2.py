@@ -119,17 +119,6 @@ def build_inputs(config: PvtV2Config, seed: int) -> Tensors:
     }
 
 
-def test_batch_invariance(subject: Subject) -> None:
-    """Each row alone gives what it gives in the batch."""
-    for row in (0, 1):
-        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
-        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
-        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
-        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
-        expected |= row_of(whole, row)
-        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
-
-
 def test_loss(subject: Subject) -> None:
     """The loss is the mean cross-entropy of the classes."""
     labels = torch.tensor([3, 1])
@@ -138,7 +127,7 @@ def test_loss(subject: Subject) -> None:
     assert_loss(outputs["loss"], expected, subject.eps)
 
 
-# --------------------------- checks that read the same for every model ----------------------------
+# -------------------- checks that read the same for every model that has them ---------------------
 
 
 def test_forward(subject: Subject) -> None:
@@ -207,6 +196,17 @@ def test_save_load(subject: Subject) -> None:
     assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
     count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
     assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
+
+
+def test_batch_invariance(subject: Subject) -> None:
+    """Each row alone gives what it gives in the batch."""
+    for row in (0, 1):
+        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
+        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
+        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
+        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
+        expected |= row_of(whole, row)
+        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
 
 
 def test_gradients(subject: Subject) -> None:

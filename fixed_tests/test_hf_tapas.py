@@ -121,36 +121,6 @@ def build_inputs(config: TapasConfig, seed: int) -> Tensors:
     }
 
 
-def test_batch_invariance(subject: Subject) -> None:
-    """Each row alone gives what it gives in the batch."""
-    for row in (0, 1):
-        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
-        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
-        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
-        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
-        expected |= row_of(whole, row)
-        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
-
-
-def test_padding_invariance(subject: Subject) -> None:
-    """What stands behind a row's end, and how much of it, changes nothing in the row."""
-    padded = row_of(subject.inputs, 1)
-    mask = padded["attention_mask"]  # of several texts where a row has several
-    length, width = int(mask.sum(1).max()), mask.shape[1]
-    outputs = first(subject.run(subject.model, padded), length, width)
-    expected = subject.run(subject.model, first(padded, length, width))
-    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
-
-
-def test_single_token(subject: Subject) -> None:
-    """A row of one token gives what it gives when it is padded."""
-    width = subject.inputs["attention_mask"].shape[1]
-    padded = row_of(subject.inputs, 0) | {"attention_mask": ragged_mask((1,), width)}
-    outputs = first(subject.run(subject.model, padded), 1, width)
-    expected = subject.run(subject.model, first(padded, 1, width))
-    assert_agree(outputs, expected, subject.bounds, f"one token padded to {width}")
-
-
 def test_loss(subject: Subject) -> None:
     """The loss is the mean cross-entropy of the labelled positions (label -100: none)."""
     labels = subject.inputs["input_ids"] % subject.outputs["logits"].shape[-1]
@@ -161,7 +131,7 @@ def test_loss(subject: Subject) -> None:
     assert_loss(outputs["loss"], expected, subject.eps)
 
 
-# --------------------------- checks that read the same for every model ----------------------------
+# -------------------- checks that read the same for every model that has them ---------------------
 
 
 def test_forward(subject: Subject) -> None:
@@ -243,6 +213,36 @@ def test_tying(subject: Subject) -> None:
         config = config.get_text_config(decoder=True)
     asked = config.tie_word_embeddings
     assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
+
+
+def test_batch_invariance(subject: Subject) -> None:
+    """Each row alone gives what it gives in the batch."""
+    for row in (0, 1):
+        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
+        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
+        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
+        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
+        expected |= row_of(whole, row)
+        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
+
+
+def test_padding_invariance(subject: Subject) -> None:
+    """What stands behind a row's end, and how much of it, changes nothing in the row."""
+    padded = row_of(subject.inputs, 1)
+    mask = padded["attention_mask"]  # of several texts where a row has several
+    length, width = int(mask.sum(1).max()), mask.shape[1]
+    outputs = first(subject.run(subject.model, padded), length, width)
+    expected = subject.run(subject.model, first(padded, length, width))
+    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
+
+
+def test_single_token(subject: Subject) -> None:
+    """A row of one token gives what it gives when it is padded."""
+    width = subject.inputs["attention_mask"].shape[1]
+    padded = row_of(subject.inputs, 0) | {"attention_mask": ragged_mask((1,), width)}
+    outputs = first(subject.run(subject.model, padded), 1, width)
+    expected = subject.run(subject.model, first(padded, 1, width))
+    assert_agree(outputs, expected, subject.bounds, f"one token padded to {width}")
 
 
 def test_gradients(subject: Subject) -> None:

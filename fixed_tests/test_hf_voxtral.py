@@ -159,51 +159,12 @@ def test_sensitivity(subject: Subject) -> None:
     assert_sensitive(subject, [name for name in subject.inputs if name not in masks])
 
 
-def test_attention_parity(subject: Subject) -> None:
-    """Each attention implementation gives what eager attention gives in fp64, however masked."""
-    variants = {"inputs as they are": subject.inputs}
-    if "attention_mask" in subject.inputs:
-        mask = torch.ones_like(subject.inputs["attention_mask"])
-        variants["mask of ones"] = subject.inputs | {"attention_mask": mask}
-        variants["no mask"] = {k: v for k, v in subject.inputs.items() if k != "attention_mask"}
-    for implementation in ATTENTIONS:
-        model = subject.build(implementation, subject.dtype).to(subject.device)
-        for variant, inputs in variants.items():
-            outputs, expected = subject.run(model, inputs), subject.run(subject.reference, inputs)
-            what = f"{implementation} attention, {variant}"
-            assert_agree(outputs, expected, subject.bounds, what)
-
-
 def test_batch_invariance(subject: Subject) -> None:
     """Each row alone gives what it gives in the batch, though its text has fewer placeholders."""
     for row in (0, 1):
         alone = subject.run(subject.model, row_of(subject.inputs, row))
         expected = row_of({"logits": subject.outputs["logits"]}, row)
         assert_agree(alone, expected, subject.bounds, f"row {row} alone")
-
-
-def test_padding_invariance(subject: Subject) -> None:
-    """What stands behind a row's end, and how much of it, changes nothing in the row."""
-    padded = row_of(subject.inputs, 1)
-    mask = padded["attention_mask"]  # of several texts where a row has several
-    length, width = int(mask.sum(1).max()), mask.shape[1]
-    outputs = first(subject.run(subject.model, padded), length, width)
-    expected = subject.run(subject.model, first(padded, length, width))
-    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
-
-
-def test_causality(subject: Subject) -> None:
-    """A later token changes nothing before it, with and without an attention mask."""
-    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
-    ids = subject.inputs[name].clone()
-    width, kept = ids.shape[1], ids.shape[1] - 4
-    ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
-    for dropped in ("", "attention_mask"):
-        inputs = {key: value for key, value in subject.inputs.items() if key != dropped}
-        before = first(subject.run(subject.model, inputs), kept, width)
-        after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
-        what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
-        assert_agree(after, {"logits": before["logits"]}, subject.bounds, what)
 
 
 def test_cache(subject: Subject) -> None:
@@ -248,7 +209,7 @@ def test_loss(subject: Subject) -> None:
     assert_loss(outputs["loss"], expected, subject.eps)
 
 
-# --------------------------- checks that read the same for every model ----------------------------
+# -------------------- checks that read the same for every model that has them ---------------------
 
 
 def test_forward(subject: Subject) -> None:
@@ -312,6 +273,45 @@ def test_save_load(subject: Subject) -> None:
     assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
     count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
     assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
+
+
+def test_attention_parity(subject: Subject) -> None:
+    """Each attention implementation gives what eager attention gives in fp64, however masked."""
+    variants = {"inputs as they are": subject.inputs}
+    if "attention_mask" in subject.inputs:
+        mask = torch.ones_like(subject.inputs["attention_mask"])
+        variants["mask of ones"] = subject.inputs | {"attention_mask": mask}
+        variants["no mask"] = {k: v for k, v in subject.inputs.items() if k != "attention_mask"}
+    for implementation in ATTENTIONS:
+        model = subject.build(implementation, subject.dtype).to(subject.device)
+        for variant, inputs in variants.items():
+            outputs, expected = subject.run(model, inputs), subject.run(subject.reference, inputs)
+            what = f"{implementation} attention, {variant}"
+            assert_agree(outputs, expected, subject.bounds, what)
+
+
+def test_padding_invariance(subject: Subject) -> None:
+    """What stands behind a row's end, and how much of it, changes nothing in the row."""
+    padded = row_of(subject.inputs, 1)
+    mask = padded["attention_mask"]  # of several texts where a row has several
+    length, width = int(mask.sum(1).max()), mask.shape[1]
+    outputs = first(subject.run(subject.model, padded), length, width)
+    expected = subject.run(subject.model, first(padded, length, width))
+    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
+
+
+def test_causality(subject: Subject) -> None:
+    """A later token changes nothing before it, with and without an attention mask."""
+    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
+    ids = subject.inputs[name].clone()
+    width, kept = ids.shape[1], ids.shape[1] - 4
+    ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
+    for dropped in ("", "attention_mask"):
+        inputs = {key: value for key, value in subject.inputs.items() if key != dropped}
+        before = first(subject.run(subject.model, inputs), kept, width)
+        after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
+        what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
+        assert_agree(after, {"logits": before["logits"]}, subject.bounds, what)
 
 
 def test_gradients(subject: Subject) -> None:

@@ -27,8 +27,7 @@ from generator import BANNER
 from generator.registry import CHECKS, TEMPLATES, Entry, input_kinds, suggest
 from generator.source import Import, Source, TemplateError, Unit, import_lines, needed_names
 
-BASICS = "_basics"  # the module of templates/ whose checks are no part of the story
-BASICS_HEADING = f"# {' checks that read the same for every model ':-^98}\n"
+CHECKS_HEADING = f"# {' checks that read the same for every model that has them ':-^98}\n\n\n"
 MACHINERY_HEADING = (
     f"# {' machinery: the model on its device, comparison, devices, report ':-^98}\n"
 )
@@ -79,8 +78,9 @@ class Templates:
         checks = [f"test_{check}" for check in CHECKS if check in entry.checks]
         units, imports = self.reached(template, [*checks, "__main__", *self.fixtures(template)])
         tests, program = [units.pop(name) for name in checks], units.pop("__main__")
-        story = template.among(units.values()) + [u for u in tests if u.module != BASICS]
-        basics = [unit for unit in tests if unit.module == BASICS]
+        own = [unit for unit in tests if unit.module == template.name]
+        shared = [unit for unit in tests if unit.module != template.name]
+        story = template.among(units.values()) + own
         modules = [self.source(name) for name in self.modules(template)]
         machinery = [unit for module in modules for unit in module.among(units.values())]
         behind = {name for unit in machinery for name in unit.names}
@@ -91,9 +91,11 @@ class Templates:
         for unit in story:
             attempt = "MISSING" in unit.names
             head.append(attempting(unit, imports - standard) if attempt else unit.source)
-        tail = [BASICS_HEADING, *(unit.source for unit in basics)] if basics else []
-        tail += [MACHINERY_HEADING, *(unit.source for unit in [*machinery, program])]
-        return f"{formatted(''.join(head))}\n\n{formatted(''.join(tail))}"
+        tail = [MACHINERY_HEADING, *(unit.source for unit in [*machinery, program])]
+        checks = [formatted(unit.source.strip()) for unit in shared]
+        parts = [formatted("".join(head)), *checks, formatted("".join(tail))]
+        parts[1] = CHECKS_HEADING * bool(checks) + parts[1]
+        return "\n\n".join(parts)
 
     def filled(self, entry: Entry) -> Source:
         """The template with its slots filled for `entry`."""

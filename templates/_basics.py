@@ -1,4 +1,4 @@
-"""Checks that read the same for every model; behind the story of a script."""
+"""Checks that every model has."""
 
 from __future__ import annotations
 

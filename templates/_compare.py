@@ -61,7 +61,19 @@ def row_of(tensors: Tensors, row: int) -> Tensors:
 
     A batch that is one sequence has its rows one after the other along the last dimension.
     """
-    return {n: v.chunk(2, 0 if len(v) > 1 else -1)[row] for n, v in tensors.items()}
+    rows = {}
+    for name, value in tensors.items():
+        axis = 0 if len(value) > 1 else -1
+        half = value.shape[axis] // 2
+        rows[name] = value.narrow(axis, row * half, half)
+    return rows
+
+
+def row_like(batch: torch.Tensor, alone: torch.Tensor, row: int) -> torch.Tensor:
+    """Row `row` of `batch`, along the axis that is half as long in `alone`, which has one row."""
+    halved = [n == 2 * m for n, m in zip(batch.shape, alone.shape, strict=False)]
+    axis = halved.index(True) if True in halved else 0
+    return batch.movedim(axis, 0).chunk(2)[row].movedim(0, axis)
 
 
 def first(tensors: Tensors, length: int, width: int) -> Tensors:

@@ -18,12 +18,14 @@ from generator import registry
 from generator.registry import DIRECTORY, TEMPLATES
 from generator.render import render
 from generator.source import TemplateError
+from generator.sync import SCRIPTS
 from generator.transform import STYLE, literal
 from tests.generator_fixtures import GOLDEN, scripts
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = registry.template_families()
-LINES_OF_STORY, LINES_OF_SCRIPT = 345, 1150  # the aims are 250 and 450
+LINES_OF_STORY, LINES_OF_SCRIPT = 250, 1150  # of the latter the aim is 450
+LONGER = {"qwen2_5_omni", "qwen3_omni_moe"}  # configurations of five models, inputs of three kinds
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +87,15 @@ def test_a_template_is_the_story_of_its_own_script(
     assert not differing, f"make {path.name} agree with {DIRECTORY.name}/{architecture}.toml"
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
-def test_a_script_is_not_longer_than_it_may_be(
-    architecture: str, references: dict[str, str]
-) -> None:
-    lines = references[architecture].splitlines()
-    story = next(i for i, line in enumerate(lines) if line.startswith("# ---"))
-    assert story <= LINES_OF_STORY
-    assert len(lines) <= LINES_OF_SCRIPT
+def test_a_script_is_not_longer_than_it_may_be() -> None:
+    longer = {}
+    for path in SCRIPTS.glob("test_hf_*.py"):
+        lines = path.read_text("utf-8").splitlines()
+        assert len(lines) <= LINES_OF_SCRIPT
+        story = next(i for i, line in enumerate(lines) if line.startswith("# ---"))
+        if story > LINES_OF_STORY:
+            longer[path.stem.removeprefix("test_hf_")] = story
+    assert longer.keys() <= LONGER, longer
 
 
 def test_a_script_needs_no_linter(references: dict[str, str], tmp_path: Path) -> None:

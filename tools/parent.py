@@ -318,12 +318,16 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _import(names: Iterable[str]) -> None:
+    """Import what is there, and have transformers make the table that it makes when first used."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:  # torch makes a cache, and notes where
         os.environ["TMPDIR"] = tempfile.tempdir = folder
         for name in names:
             with contextlib.suppress(ModuleNotFoundError):
                 importlib.import_module(name)
+        if mapping := sys.modules.get("transformers.conversion_mapping"):
+            with contextlib.suppress(AttributeError):  # as of some release
+                mapping.get_checkpoint_conversion_mapping("bert")  # 0.1 s of each script else
     tempfile.tempdir = None
     os.environ.clear()
     os.environ.update(before)
