@@ -207,56 +207,6 @@ def build_inputs(config: Qwen4ExpConfig, seed: int) -> Tensors:
     }
 
 
-def test_attention_parity(subject: Subject) -> None:
-    """Each attention implementation gives what eager attention gives in fp64, however masked."""
-    variants = {"inputs as they are": subject.inputs}
-    if "attention_mask" in subject.inputs:
-        mask = torch.ones_like(subject.inputs["attention_mask"])
-        variants["mask of ones"] = subject.inputs | {"attention_mask": mask}
-        variants["no mask"] = {k: v for k, v in subject.inputs.items() if k != "attention_mask"}
-    for implementation in ATTENTIONS:
-        model = subject.build(implementation, subject.dtype).to(subject.device)
-        for variant, inputs in variants.items():
-            outputs, expected = subject.run(model, inputs), subject.run(subject.reference, inputs)
-            what = f"{implementation} attention, {variant}"
-            assert_agree(outputs, expected, subject.bounds, what)
-
-
-def test_batch_invariance(subject: Subject) -> None:
-    """Each row alone gives what it gives in the batch."""
-    for row in (0, 1):
-        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
-        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
-        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
-        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
-        expected |= row_of(whole, row)
-        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
-
-
-def test_padding_invariance(subject: Subject) -> None:
-    """What stands behind a row's end, and how much of it, changes nothing in the row."""
-    padded = row_of(subject.inputs, 1)
-    mask = padded["attention_mask"]  # of several texts where a row has several
-    length, width = int(mask.sum(1).max()), mask.shape[1]
-    outputs = first(subject.run(subject.model, padded), length, width)
-    expected = subject.run(subject.model, first(padded, length, width))
-    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
-
-
-def test_causality(subject: Subject) -> None:
-    """A later token changes nothing before it, with and without an attention mask."""
-    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
-    ids = subject.inputs[name].clone()
-    width, kept = ids.shape[1], ids.shape[1] - 4
-    ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
-    for dropped in ("", "attention_mask"):
-        inputs = {key: value for key, value in subject.inputs.items() if key != dropped}
-        before = first(subject.run(subject.model, inputs), kept, width)
-        after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
-        what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
-        assert_agree(after, {"logits": before["logits"]}, subject.bounds, what)
-
-
 def test_cache(subject: Subject) -> None:
     """Reading the image and the text, then decoding with the cache, gives what one pass gives."""
     mask = torch.ones_like(subject.inputs["attention_mask"])
@@ -305,7 +255,7 @@ def test_loss(subject: Subject) -> None:
     assert_loss(outputs["loss"], expected, subject.eps)
 
 
-# --------------------------- checks that read the same for every model ----------------------------
+# -------------------- checks that read the same for every model that has them ---------------------
 
 
 def test_forward(subject: Subject) -> None:
@@ -387,6 +337,56 @@ def test_tying(subject: Subject) -> None:
         config = config.get_text_config(decoder=True)
     asked = config.tie_word_embeddings
     assert tied == asked, f"tie_word_embeddings is {asked}, but the embeddings are tied: {tied}"
+
+
+def test_attention_parity(subject: Subject) -> None:
+    """Each attention implementation gives what eager attention gives in fp64, however masked."""
+    variants = {"inputs as they are": subject.inputs}
+    if "attention_mask" in subject.inputs:
+        mask = torch.ones_like(subject.inputs["attention_mask"])
+        variants["mask of ones"] = subject.inputs | {"attention_mask": mask}
+        variants["no mask"] = {k: v for k, v in subject.inputs.items() if k != "attention_mask"}
+    for implementation in ATTENTIONS:
+        model = subject.build(implementation, subject.dtype).to(subject.device)
+        for variant, inputs in variants.items():
+            outputs, expected = subject.run(model, inputs), subject.run(subject.reference, inputs)
+            what = f"{implementation} attention, {variant}"
+            assert_agree(outputs, expected, subject.bounds, what)
+
+
+def test_batch_invariance(subject: Subject) -> None:
+    """Each row alone gives what it gives in the batch."""
+    for row in (0, 1):
+        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
+        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
+        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
+        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
+        expected |= {k: row_like(v, alone[k], row) for k, v in whole.items()}
+        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
+
+
+def test_padding_invariance(subject: Subject) -> None:
+    """What stands behind a row's end, and how much of it, changes nothing in the row."""
+    padded = row_of(subject.inputs, 1)
+    mask = padded["attention_mask"]  # of several texts where a row has several
+    length, width = int(mask.sum(1).max()), mask.shape[1]
+    outputs = first(subject.run(subject.model, padded), length, width)
+    expected = subject.run(subject.model, first(padded, length, width))
+    assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
+
+
+def test_causality(subject: Subject) -> None:
+    """A later token changes nothing before it, with and without an attention mask."""
+    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
+    ids = subject.inputs[name].clone()
+    width, kept = ids.shape[1], ids.shape[1] - 4
+    ids[:, kept:] = build_inputs(subject.model.config, subject.seed + 1)[name][:, kept:]
+    for dropped in ("", "attention_mask"):
+        inputs = {key: value for key, value in subject.inputs.items() if key != dropped}
+        before = first(subject.run(subject.model, inputs), kept, width)
+        after = first(subject.run(subject.model, inputs | {name: ids}), kept, width)
+        what = f"the first {kept} positions, without {dropped or 'any change of inputs'}"
+        assert_agree(after, {"logits": before["logits"]}, subject.bounds, what)
 
 
 def test_gradients(subject: Subject) -> None:
@@ -568,7 +568,19 @@ def row_of(tensors: Tensors, row: int) -> Tensors:
 
     A batch that is one sequence has its rows one after the other along the last dimension.
     """
-    return {n: v.chunk(2, 0 if len(v) > 1 else -1)[row] for n, v in tensors.items()}
+    rows = {}
+    for name, value in tensors.items():
+        axis = 0 if len(value) > 1 else -1
+        half = value.shape[axis] // 2
+        rows[name] = value.narrow(axis, row * half, half)
+    return rows
+
+
+def row_like(batch: torch.Tensor, alone: torch.Tensor, row: int) -> torch.Tensor:
+    """Row `row` of `batch`, along the axis that is half as long in `alone`, which has one row."""
+    halved = [n == 2 * m for n, m in zip(batch.shape, alone.shape, strict=False)]
+    axis = halved.index(True) if True in halved else 0
+    return batch.movedim(axis, 0).chunk(2)[row].movedim(0, axis)
 
 
 def first(tensors: Tensors, length: int, width: int) -> Tensors:
@@ -704,10 +716,19 @@ class Subject:
     def finite_difference(self, step: float = 1e-8) -> float:
         """Slope of the reference's objective where all parameters move along random directions.
 
-        The step is small, as a larger one would carry some of many ReLUs over their kinks.
+        The step is small, as a larger one would carry some of many ReLUs over their kinks. What the
+        model detaches stays as it was first, as it does for the gradient.
         """
-        values = []
-        with torch.no_grad():
+        values: list[float] = []
+        detached: list[torch.Tensor] = []
+
+        def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
+            if operator is torch.ops.aten.detach.default:
+                detached.append(detached.pop(0) if values else args[0].clone())
+                return detached[-1].clone()
+            return operator(*args, **kwargs)
+
+        with torch.no_grad(), on_each_operator(handle):
             for move in (step, -2 * step, step):  # the last brings them back
                 for name, parameter in self.reference.named_parameters():
                     if parameter.requires_grad:
