@@ -99,6 +99,7 @@ OUTPUTS = {
     "enc_outputs_class": (2, 126, 5),
     "enc_outputs_coord_logits": (2, 126, 4),
 }
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {
     "pixel_mask": "the backbone makes masks of pixel_mask, which nothing reads"
@@ -282,6 +283,15 @@ def test_batch_invariance(subject: Subject) -> None:
 def test_gradients(subject: Subject) -> None:
     """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
     assert_gradients(subject)
+
+
+def test_dtype_bf16(subject: Subject) -> None:
+    """In bf16 the outputs are of the contracted types and as near to fp64 as that allows."""
+    half = Subject(subject.device, "bfloat16", subject.weights, subject.size, subject.seed)
+    raw = flatten(half.call(half.model, half.inputs))
+    wide = tuple(name for name, value in raw.items() if value.dtype == torch.float32)
+    assert wide == FP32_OUTPUTS, f"outputs of the bf16 model that are fp32: {wide}"
+    assert_agree(half.outputs, half.expected, half.bounds, "bf16 against fp64")
 
 
 def test_isolation(subject: Subject) -> None:

@@ -55,7 +55,8 @@ def sub_configs(config_class: Any) -> dict[str, tuple[type, Tree, bool]]:
         known = spec.model_type in CONFIG_MAPPING
         sub_class = CONFIG_MAPPING[spec.model_type] if known else spec.config_class
         arguments = {key: v for key, v in spec.init_kwargs.items() if key != "model_type"}
-        found[name] = (sub_class, arguments, spec.optional)
+        exists = dataclasses.is_dataclass(sub_class)  # a default may be of a type that does not
+        found[name] = (sub_class, arguments, spec.optional or not exists)
     return found
 
 
