@@ -80,7 +80,7 @@ COMMON = (
     "transformers.models.auto.modeling_auto",
 )
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
-CACHES = {"past_key_values", "cache_params", "state"}  # arguments that hold one
+CACHES = {"past_key_values", "cache_params", "state", "decoder_cache"}  # arguments that hold one
 LABELLED = (
     "vision",
     "video",
