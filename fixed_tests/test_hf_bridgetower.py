@@ -539,10 +539,19 @@ class Subject:
     def finite_difference(self, step: float = 1e-8) -> float:
         """Slope of the reference's objective where all parameters move along random directions.
 
-        The step is small, as a larger one would carry some of many ReLUs over their kinks.
+        The step is small, as a larger one would carry some of many ReLUs over their kinks. What the
+        model detaches stays as it was first, as it does for the gradient.
         """
-        values = []
-        with torch.no_grad():
+        values: list[float] = []
+        detached: list[torch.Tensor] = []
+
+        def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
+            if operator is torch.ops.aten.detach.default:
+                detached.append(detached.pop(0) if values else args[0].clone())
+                return detached[-1].clone()
+            return operator(*args, **kwargs)
+
+        with torch.no_grad(), on_each_operator(handle):
             for move in (step, -2 * step, step):  # the last brings them back
                 for name, parameter in self.reference.named_parameters():
                     if parameter.requires_grad:

@@ -28,6 +28,7 @@ import argparse
 import copy
 import datetime
 import difflib
+import fnmatch
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -89,6 +90,7 @@ OUTPUTS = {
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
+NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits_per_image": (1.199820275, -3.313716563, 2.013124924),
     "logits_per_text": (1.199820275, 0.1796254749, -0.6431896659),
@@ -251,6 +253,11 @@ def test_padding_invariance(subject: Subject) -> None:
     outputs = first(subject.run(subject.model, padded), length, width)
     expected = subject.run(subject.model, first(padded, length, width))
     assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
+
+
+def test_gradients(subject: Subject) -> None:
+    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
+    assert_gradients(subject)
 
 
 def test_dtype_bf16(subject: Subject) -> None:
@@ -543,10 +550,19 @@ class Subject:
     def finite_difference(self, step: float = 1e-8) -> float:
         """Slope of the reference's objective where all parameters move along random directions.
 
-        The step is small, as a larger one would carry some of many ReLUs over their kinks.
+        The step is small, as a larger one would carry some of many ReLUs over their kinks. What the
+        model detaches stays as it was first, as it does for the gradient.
         """
-        values = []
-        with torch.no_grad():
+        values: list[float] = []
+        detached: list[torch.Tensor] = []
+
+        def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
+            if operator is torch.ops.aten.detach.default:
+                detached.append(detached.pop(0) if values else args[0].clone())
+                return detached[-1].clone()
+            return operator(*args, **kwargs)
+
+        with torch.no_grad(), on_each_operator(handle):
             for move in (step, -2 * step, step):  # the last brings them back
                 for name, parameter in self.reference.named_parameters():
                     if parameter.requires_grad:
@@ -639,6 +655,32 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
             continue
         note(effect, least)
         assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
+
+
+def assert_gradients(subject: Subject) -> None:
+    """The gradients of the objective of `subject` are there and right."""
+    model, slopes, dead = subject.model, [], set()
+    subject.objective(model).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not learns(parameter):
+            dead.add(name)
+        elif parameter.grad is not None:
+            gradient = parameter.grad.cpu().double()
+            direction = normals(f"direction {name}", parameter.shape).double()
+            slopes.append((gradient * direction).sum())
+    model.zero_grad()
+    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
+    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
+    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
+    roundings = 1e3 if subject.eps < 1e-6 else 64
+    bound = roundings * subject.eps * torch.stack(slopes).norm().item()
+    error = note(abs(slope - expected), bound)
+    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
+
+
+def learns(parameter: torch.nn.Parameter) -> bool:
+    """Whether a parameter has a finite gradient that is not zero."""
+    return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")
 
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first

@@ -28,6 +28,7 @@ import argparse
 import copy
 import datetime
 import difflib
+import fnmatch
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -100,6 +101,12 @@ OUTPUTS = {
 FP32_OUTPUTS: tuple[str, ...] = ("logits",)  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
+NO_GRADIENT: dict[str, str] = {
+    "owlv2.logit_scale": "serve the scores of whole images, which detection does not use",
+    "owlv2.visual_projection.weight": (
+        "serve the scores of whole images, which detection does not use"
+    ),
+}  # parameters -> why they have none
 GOLDEN = {
     "logits": (0.6563199154, -0.2610618674, 0.8012675795),
     "objectness_logits": (0.4924053353, -0.04386731292, -0.05803249766),
@@ -258,7 +265,7 @@ def test_batch_invariance(subject: Subject) -> None:
         lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
         expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
         whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
-        expected |= row_of(whole, row)
+        expected |= {k: row_like(v, alone[k], row) for k, v in whole.items()}
         assert_agree(alone, expected, subject.bounds, f"row {row} alone")
 
 
@@ -270,6 +277,11 @@ def test_padding_invariance(subject: Subject) -> None:
     outputs = first(subject.run(subject.model, padded), length, width)
     expected = subject.run(subject.model, first(padded, length, width))
     assert_agree(outputs, expected, subject.bounds, f"a row padded from {length} to {width}")
+
+
+def test_gradients(subject: Subject) -> None:
+    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
+    assert_gradients(subject)
 
 
 def test_dtype_bf16(subject: Subject) -> None:
@@ -429,6 +441,13 @@ def row_of(tensors: Tensors, row: int) -> Tensors:
     return {n: v[row * halves[n] : (row + 1) * halves[n]] for n, v in tensors.items()}
 
 
+def row_like(batch: torch.Tensor, alone: torch.Tensor, row: int) -> torch.Tensor:
+    """Row `row` of `batch`, along the axis that is half as long in `alone`, which has one row."""
+    halved = [n == 2 * m for n, m in zip(batch.shape, alone.shape, strict=False)]
+    axis = halved.index(True) if True in halved else 0
+    return batch.movedim(axis, 0).chunk(2)[row].movedim(0, axis)
+
+
 def first(tensors: Tensors, length: int, width: int) -> Tensors:
     """The first `length` positions of each tensor whose second dimension counts `width` of them."""
     return {
@@ -553,10 +572,19 @@ class Subject:
     def finite_difference(self, step: float = 1e-8) -> float:
         """Slope of the reference's objective where all parameters move along random directions.
 
-        The step is small, as a larger one would carry some of many ReLUs over their kinks.
+        The step is small, as a larger one would carry some of many ReLUs over their kinks. What the
+        model detaches stays as it was first, as it does for the gradient.
         """
-        values = []
-        with torch.no_grad():
+        values: list[float] = []
+        detached: list[torch.Tensor] = []
+
+        def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
+            if operator is torch.ops.aten.detach.default:
+                detached.append(detached.pop(0) if values else args[0].clone())
+                return detached[-1].clone()
+            return operator(*args, **kwargs)
+
+        with torch.no_grad(), on_each_operator(handle):
             for move in (step, -2 * step, step):  # the last brings them back
                 for name, parameter in self.reference.named_parameters():
                     if parameter.requires_grad:
@@ -649,6 +677,32 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
             continue
         note(effect, least)
         assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
+
+
+def assert_gradients(subject: Subject) -> None:
+    """The gradients of the objective of `subject` are there and right."""
+    model, slopes, dead = subject.model, [], set()
+    subject.objective(model).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not learns(parameter):
+            dead.add(name)
+        elif parameter.grad is not None:
+            gradient = parameter.grad.cpu().double()
+            direction = normals(f"direction {name}", parameter.shape).double()
+            slopes.append((gradient * direction).sum())
+    model.zero_grad()
+    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
+    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
+    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
+    roundings = 1e3 if subject.eps < 1e-6 else 64
+    bound = roundings * subject.eps * torch.stack(slopes).norm().item()
+    error = note(abs(slope - expected), bound)
+    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
+
+
+def learns(parameter: torch.nn.Parameter) -> bool:
+    """Whether a parameter has a finite gradient that is not zero."""
+    return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")
 
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first

@@ -281,7 +281,9 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     """Build and run the tiny model; its entry in the registry."""
     one = any("attention_parity" in override.not_applicable for override in overrides)
     attentions = ["sdpa", "eager"] if candidate.model_class._supports_sdpa and not one else []
-    can_set_experts = candidate.model_class._can_set_experts_implementation()
+    parts = candidate.model_class(candidate.config).modules()  # the experts may be a part's
+    models = [part for part in parts if isinstance(part, transformers.PreTrainedModel)]
+    can_set_experts = any(model._can_set_experts_implementation() for model in models)
     experts = ["grouped_mm", "batched_mm", "eager"] if can_set_experts else []
     options: Tree = {}
     for override in overrides:

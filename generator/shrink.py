@@ -55,7 +55,8 @@ def sub_configs(config_class: Any) -> dict[str, tuple[type, Tree, bool]]:
         known = spec.model_type in CONFIG_MAPPING
         sub_class = CONFIG_MAPPING[spec.model_type] if known else spec.config_class
         arguments = {key: v for key, v in spec.init_kwargs.items() if key != "model_type"}
-        found[name] = (sub_class, arguments, spec.optional)
+        exists = dataclasses.is_dataclass(sub_class)  # a default may be of a type that does not
+        found[name] = (sub_class, arguments, spec.optional or not exists)
     return found
 
 
@@ -254,13 +255,16 @@ def layers_of_every_kind(config_class: type, arguments: Tree, tree: Tree) -> Tre
     return {"num_hidden_layers": len(chosen)} | lists
 
 
-def shrunk_part(sub_class: type, own: Tree | None, *others: Any) -> Tree:
-    """The tiny sub-configuration; its values alone where transformers hides the class."""
+def shrunk_part(sub_class: type, own: Tree | None, arguments: Tree, *others: Any) -> Tree:
+    """The tiny sub-configuration; its values alone where transformers hides the class.
+
+    `arguments` are for `sub_class`: where `own` names another class, they are left out.
+    """
     import transformers
 
     given = (own or {}).pop("class", None)
     part = class_of_transformers(given) if given else sub_class
-    tree = shrink(part, own, *others)
+    tree = shrink(part, own, arguments if part is sub_class else {}, *others)
     if not hasattr(transformers, part.__name__):
         del tree["class"]  # the composite makes it of the values
     return tree

@@ -8,7 +8,7 @@ import torch
 
 from templates import _story as story
 from templates._basics import assert_gradients
-from templates._compare import assert_agree, first, row_of
+from templates._compare import assert_agree, first, row_like, row_of
 from templates._random import ragged_mask
 from templates._subject import Subject, generate
 
@@ -44,7 +44,7 @@ def test_batch_invariance(subject: Subject) -> None:
         lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
         expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
         whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
-        expected |= row_of(whole, row)
+        expected |= {k: row_like(v, alone[k], row) for k, v in whole.items()}
         assert_agree(alone, expected, subject.bounds, f"row {row} alone")
 
 

@@ -57,9 +57,23 @@ def fingerprint(tensor: torch.Tensor) -> tuple[float, float, float]:
 
 
 def row_of(tensors: Tensors, row: int) -> Tensors:
-    """Row `row` of a batch of two, as a batch of one; a tensor may have several entries a row."""
-    halves = {name: len(value) // 2 for name, value in tensors.items()}
-    return {n: v[row * halves[n] : (row + 1) * halves[n]] for n, v in tensors.items()}
+    """Row `row` of a batch of two, as a batch of one; a tensor may have several entries a row.
+
+    A batch that is one sequence has its rows one after the other along the last dimension.
+    """
+    rows = {}
+    for name, value in tensors.items():
+        axis = 0 if len(value) > 1 else -1
+        half = value.shape[axis] // 2
+        rows[name] = value.narrow(axis, row * half, half)
+    return rows
+
+
+def row_like(batch: torch.Tensor, alone: torch.Tensor, row: int) -> torch.Tensor:
+    """Row `row` of `batch`, along the axis that is half as long in `alone`, which has one row."""
+    halved = [n == 2 * m for n, m in zip(batch.shape, alone.shape, strict=False)]
+    axis = halved.index(True) if True in halved else 0
+    return batch.movedim(axis, 0).chunk(2)[row].movedim(0, axis)
 
 
 def first(tensors: Tensors, length: int, width: int) -> Tensors:
