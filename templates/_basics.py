@@ -33,6 +33,8 @@ def test_device_parity(subject: Subject) -> None:
     assert_agree(subject.outputs, subject.expected, subject.bounds, what)
     for name in [name for name in subject.expected if name.endswith("logits")]:
         found, expected = subject.outputs[name], subject.expected[name]
+        if expected.shape[-1] < 2:  # a score, no choice
+            continue
         best, second = expected.topk(2).values.unbind(-1)
         clear = best - second > 10 * subject.bounds[name]
         wrong = (found.argmax(-1) != expected.argmax(-1))[clear].sum()
@@ -109,7 +111,8 @@ def test_save_load(subject: Subject) -> None:
     problems = {key: value for key, value in report.items() if value}
     assert not problems, f"from_pretrained reports {problems}"
     bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
-    assert_agree(subject.run(loaded, subject.inputs), subject.outputs, bounds, "the loaded model")
+    copied = copy.deepcopy(loaded)  # where weights lie in a file decides which kernels read them
+    assert_agree(subject.run(copied, subject.inputs), subject.outputs, bounds, "the loaded model")
     count, loaded_count = (len(list(m.parameters())) for m in (subject.model, loaded))
     assert count == loaded_count, f"{count} separate parameters became {loaded_count}"
 

@@ -57,7 +57,10 @@ def test_loss(subject: Subject) -> None:
     labels = subject.inputs["decoder_input_ids"]
     inputs = {key: value for key, value in subject.inputs.items() if key != "decoder_input_ids"}
     by_model = subject.run(subject.model, inputs | {"labels": labels})
-    first = getattr(subject.model.config, "decoder_start_token_id", None)
+    config = subject.model.config
+    parts = (config, config.get_text_config(decoder=True))  # some composites leave it to the text's
+    starts = [getattr(part, "decoder_start_token_id", None) for part in parts]
+    first = next((start for start in starts if start is not None), None)
     start = labels[:, -1:] if first is None else torch.full_like(labels[:, :1], first)
     shifted = torch.cat([start, labels[:, :-1]], 1)
     by_caller = subject.run(subject.model, subject.inputs | {"decoder_input_ids": shifted})
