@@ -101,6 +101,7 @@ def build_config() -> NemotronAsrStreamingConfig:
         vocab_size=99,
         blank_token_id=4,
         decoder_hidden_size=16,
+        decoder_start_token_id=4,
         encoder_config=NemotronAsrStreamingEncoderConfig(
             hidden_size=48,
             num_hidden_layers=2,
