@@ -661,6 +661,7 @@ class Subject:
         The step is small, as a larger one would carry some of many ReLUs over their kinks. What the
         model detaches stays as it was first, as it does for the gradient.
         """
+        reference = self.reference  # built here: that detaches too
         values: list[float] = []
         detached: list[torch.Tensor] = []
 
@@ -672,10 +673,10 @@ class Subject:
 
         with torch.no_grad(), on_each_operator(handle):
             for move in (step, -2 * step, step):  # the last brings them back
-                for name, parameter in self.reference.named_parameters():
+                for name, parameter in reference.named_parameters():
                     if parameter.requires_grad:
                         parameter.add_(normals(f"direction {name}", parameter.shape), alpha=move)
-                values.append(self.objective(self.reference).item())
+                values.append(self.objective(reference).item())
         return float(values[0] - values[1]) / (2 * step)
 
 
