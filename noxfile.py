@@ -19,7 +19,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "check", "tests"]  # these change no file
 
-TYPED = ("generator", "tools", "templates", "noxfile.py")
+TYPED = ("faults", "generator", "tools", "templates", "noxfile.py")
 FORMATTED = (*TYPED, "tests")  # `regenerate` formats fixed_tests, `check` compares it byte by byte
 
 
@@ -103,6 +103,12 @@ def simulate(session: nox.Session) -> None:
 def bench_runner(session: nox.Session) -> None:
     """Compare the ways to run scripts on this machine, into docs/ [-- --family a,b …]."""
     run(session, "-m", "tools", "bench_runner", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Say how many faults put into models the scripts catch, in docs/ [-- --operator a,b …]."""
+    run(session, "-m", "faults", *session.posargs)
 
 
 @nox.session

@@ -120,7 +120,7 @@ def test_constraints_pin_every_requirement_within_its_range() -> None:
 
 def test_every_imported_package_is_declared() -> None:
     files = [ROOT / "noxfile.py"]
-    for folder in ("generator", "tools", "templates", "tests"):
+    for folder in ("faults", "generator", "tools", "templates", "tests"):
         files += sorted((ROOT / folder).rglob("*.py"))
     imported: dict[str, Path] = {}
     for path in files:

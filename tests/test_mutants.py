@@ -1,0 +1,253 @@
+"""The fault study: what each operator changes, which mutants are chosen, how they are judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults import child, mutants, operators, report
+from faults.study import SIMPLE, Baseline, Verdict, judge
+
+ROOT = Path(__file__).parents[1]
+
+# A place for each operator, inside `scope`, and what the operator makes of it.
+EXAMPLES = {
+    "mask_dropped": ("f(x, attention_mask=mask)", "f(x, attention_mask=None)"),
+    "mask_not_added": ("y = scores + attention_mask", "y = scores"),
+    "mask_inverted": (
+        "create_causal_mask(attention_mask=m)",
+        "create_causal_mask(attention_mask=None if m is None else 1 - m.long())",
+    ),
+    "causal_offset": ("kv_idx <= q_idx", "kv_idx <= q_idx + 1"),
+    "triangle_offset": ("torch.triu(x, diagonal=1)", "torch.triu(x, diagonal=1 + 1)"),
+    "window_offset": ("kv_idx > q_idx - size", "kv_idx >= q_idx - size"),
+    "scaling_dropped": ("s = self.head_dim**-0.5", "s = 1.0"),
+    "scaling_doubled": ("s = scores / math.sqrt(d)", "s = (2 * (scores / math.sqrt(d)))"),
+    "softmax_axis": ("F.softmax(x, dim=-1)", "F.softmax(x, dim=-2)"),
+    "wrong_group": ("repeat_kv(k, n)", "k.repeat(1, n, 1, 1)"),
+    "residual_dropped": ("x = residual + x", "x = x"),
+    "norm_skipped": ("x = self.input_layernorm(x)", "x = x"),
+    "wrong_epsilon": ("Norm(8, eps=e)", "Norm(8, eps=100 * e)"),
+    "dropout_in_eval": ("self.dropout(x)", "torch.nn.functional.dropout(x, 0.1, True)"),
+    "detached": ("self.o_proj(x)", "self.o_proj(x).detach()"),
+    "wrong_type": ("x.to(torch.float32)", "x.to(torch.bfloat16).float()"),
+    "positions_shifted": ("position_ids = torch.arange(9)", "position_ids = torch.arange(9) + 1"),
+    "patch_order": (
+        "x.flatten(2).transpose(1, 2)",
+        "x.transpose(-1, -2).flatten(2).transpose(1, 2)",
+    ),
+    "padding_value": ("F.pad(x, (0, 1))", "F.pad(x, (0, 1), value = 1.0)"),
+    "cache_swapped": ("cache.update(key, value, 0)", "cache.update(value, key, 0)"),
+    "cache_forgotten": ("k, v = cache.update(key, value, 0)", "k, v = (key, value)"),
+    "cache_offset": (
+        "torch.cat([self.keys, new], dim=-2)",
+        "torch.cat([self.keys[..., 1:, :] if self.keys.numel() else self.keys, new], dim=-2)",
+    ),
+    "router_not_normalised": ("w /= w.sum(-1)", "w /= 1.0"),
+    "not_normalised": ("w = w / w.sum(-1)", "w = w"),
+    "token_types_ignored": ("x = words + token_type_embeddings", "x = words"),
+    "label_shift": ("labels[..., 1:]", "labels[..., :-1]"),
+    "tying_lost": ("_tied_weights_keys = {1: 2}", "_tied_weights_keys = None"),
+    "output_missing": ('{"hidden_states": A, "attentions": B}', '{"attentions": B}'),
+    "hidden_state_missing": ("h = all_hidden_states + (x,)", "h = all_hidden_states"),
+}
+ELSEWHERE = {
+    "rotary_sign": ("def rotate_half(x):\n    return cat(-x, x)", "return cat(x, x)"),
+    "rotary_interleaved": ("def rotate_half(x):\n    return x", "return torch.stack("),
+    "wrong_expert": (
+        "class Router:\n    def f(self):\n        torch.topk(p + q, 2)",
+        "topk(-(p + q), 2)",
+    ),
+    "batch_mixed": (
+        'class Layer:\n    def forward(self, x):\n        """Text."""\n        return x',
+        "x = x + x.mean(0, keepdim=True)",
+    ),
+    "input_written": (
+        "class BertModel:\n    def forward(self, input_ids):\n        return input_ids",
+        "input_ids[..., -1:] = input_ids[..., :1]",
+    ),
+    "class_changed": (
+        "class BertModel:\n    def forward(self, x):\n        return x",
+        'type(self).calls = getattr(type(self), "calls", 0) + 1',
+    ),
+}
+
+
+def sites(source: str, name: str) -> list[operators.Site]:
+    return [site for site in operators.find(source) if site.operator == name]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_operator_makes_the_mistake_that_it_is_named_after(name: str) -> None:
+    before, after = EXAMPLES[name]
+    source = f"def scope():\n    {before}\n"
+    (site,) = sites(source, name)
+    assert (site.scopes, site.line) == (("scope",), 2)
+    assert operators.apply(source, site) == f"def scope():\n    {after}\n"
+    changed = operators.apply(source, site)
+    assert changed != source
+    compile(changed, name, "exec")
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_an_operator_looks_at_where_it_is(name: str) -> None:
+    source, after = ELSEWHERE[name]
+    (site,) = sites(source, name)
+    changed = operators.apply(source, site)
+    assert after in changed
+    compile(changed, name, "exec")
+    assert not sites("def other(x):\n    return torch.topk(-x, 2)\n", name)
+
+
+def test_every_operator_has_an_example() -> None:
+    assert operators.OPERATORS.keys() == EXAMPLES.keys() | ELSEWHERE.keys()
+    assert all(each.text for each in operators.OPERATORS.values())
+
+
+def test_only_the_place_that_is_asked_for_changes() -> None:
+    source = "def f(a, b):\n    softmax(a, dim=-1)\n    softmax(b, dim=-1)\n"
+    first, second = sites(source, "softmax_axis")
+    assert operators.apply(source, first).count("dim=-2") == 1
+    assert "softmax(b, dim=-2)" in operators.apply(source, second)
+
+
+# --- which are chosen -----------------------------------------------------------------------------
+
+
+def script(family: str, architecture: str = "encoder_only") -> mutants.Script:
+    return mutants.Script(Path(f"test_hf_{family}.py"), family, architecture, "Model")
+
+
+def mutant(family: str, operator: str = "softmax_axis", index: int = 0) -> mutants.Mutant:
+    site = operators.Site(operator, index, ("f",), index, "a", "b")
+    return mutants.Mutant(script(family), "m", Path("m.py"), site)
+
+
+def test_the_choice_follows_from_the_seed_and_takes_operators_and_families_in_turn() -> None:
+    found = [
+        mutant(family, operator, index)
+        for family in ("a", "b", "c")
+        for operator in ("softmax_axis", "detached")
+        for index in range(3)
+    ]
+    chosen = mutants.choose(found, 6, seed=0)
+    assert chosen == mutants.choose(found[::-1], 6, seed=0)
+    assert chosen != mutants.choose(found, 6, seed=1)
+    for key in (lambda m: m.site.operator, lambda m: m.script.family):
+        counts = [sum(key(m) == k for m in chosen) for k in {key(m) for m in found}]
+        assert max(counts) - min(counts) == 0
+    assert len(mutants.choose(found, 99, seed=0)) == len(found)
+
+
+def test_of_each_architecture_one_script_comes_before_a_second() -> None:
+    found = [script(f"a{i}", "a") for i in range(9)] + [script("b", "b"), script("c", "c")]
+    chosen = mutants.choose_scripts(found, 4, seed=0)
+    assert {s.architecture for s in chosen[:3]} == {"a", "b", "c"}
+    assert chosen[3].architecture == "a"
+
+
+def test_only_code_that_runs_has_mutants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = """\
+        class BertModel:
+            _tied_weights_keys = {1: 2}
+        class Other:
+            _tied_weights_keys = {1: 2}
+        def f(x):
+            return softmax(x, dim=-1)
+        def g(x):
+            return softmax(x, dim=-1)
+        """
+    file = tmp_path / "modeling_bert.py"
+    file.write_text(textwrap.dedent(source))
+    monkeypatch.setattr(mutants, "modules", lambda script: {"m": file})
+    found = mutants.of_script(script("bert"), {(str(file), 6)}, {"BertModel"}, {})
+    assert [(m.site.operator, m.site.line) for m in found] == [
+        ("tying_lost", 2),
+        ("softmax_axis", 6),
+    ]
+
+
+# --- how they are judged --------------------------------------------------------------------------
+
+
+def answer(status: str = "pass", value: float = 1.0, **more: Any) -> dict[str, Any]:
+    trace = [["call logits", "torch.float64", [2], value, value]]
+    checks = {"loss": [status, None], "golden": ["pass", None], "tying": ["fail", "known"]}
+    return {"checks": checks, "trace": trace, "outputs": {"logits": [1.0, -3.0, value]}} | more
+
+
+def judged(found: dict[str, Any]) -> Verdict:
+    return judge(mutant("bert"), Baseline(script("bert"), answer(), [], 1.0), found)
+
+
+def test_a_mutant_is_caught_by_checks_that_pass_on_the_sound_model() -> None:
+    verdict = judged(answer("fail", 2.0))
+    assert (verdict.outcome, verdict.checks) == ("caught", ["loss"])
+    assert judged({"error": "no import", "checks": {}, "trace": []}).checks == ["script"]
+
+
+def test_a_mutant_that_changes_nothing_is_equivalent_and_else_it_is_missed() -> None:
+    assert judged(answer()).outcome == "equivalent"
+    assert judged(answer(value=1 + 1e-14)).outcome == "equivalent"
+    missed = judged(answer(value=1.001))
+    assert missed.outcome == "missed"
+    assert "call logits" in missed.reason
+    fp32 = answer()
+    fp32["trace"][0][1] = "torch.float32"
+    assert judged(fp32).outcome == "missed", "another type"
+    assert judged({"refused": "no such function"}).outcome == "refused"
+
+
+def test_simple_oracles_compare_with_the_sound_outputs() -> None:
+    assert judged(answer(outputs=None)).simple == [*SIMPLE]
+    assert judged(answer(value=1.0005)).simple == []
+    assert judged(answer(value=1.005)).simple == ["allclose 1e-3"]
+    assert judged(answer(value=1.5)).simple == ["allclose 1e-2", "allclose 1e-3"]
+    assert "correlation 0.99" in judged(answer(value=-3.0)).simple
+    assert judged(answer(value=float("nan"))).simple == [*SIMPLE[1:]]
+
+
+def test_the_figures_leave_out_what_is_equivalent() -> None:
+    verdicts = [judged(answer("fail", 2.0)), judged(answer()), judged(answer(value=1.1))]
+    assert "1 caught, 1 missed, 1 equivalent" in report.summary(verdicts)
+    assert "50.0 % of the others caught" in report.summary(verdicts)
+
+
+# --- for real -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operator", "module", "checks"),
+    [
+        ("softmax_axis", "transformers.models.gpt2.modeling_gpt2", {"golden", "attention_parity"}),
+        ("causal_offset", "transformers.masking_utils", {"golden", "causality", "cache"}),
+        ("cache_offset", "transformers.cache_utils", {"cache", "generate", "chunked_prefill"}),
+    ],
+)
+def test_a_real_mutant_is_caught_and_the_installed_files_stay(
+    operator: str, module: str, checks: set[str], tmp_path: Path
+) -> None:
+    file = mutants.package() / f"{module.removeprefix('transformers.').replace('.', '/')}.py"
+    before = file.read_bytes()
+    site = next(s for s in operators.find(before.decode()) if s.operator == operator)
+    changed = tmp_path / "models" / "gpt2" / file.name
+    changed.parent.mkdir(parents=True)
+    changed.write_text(operators.apply(before.decode(), site))
+    given = ["--source", changed, "--module", module, "--function", ".".join(site.scopes)]
+    program = [sys.executable, child.__file__, ROOT / "fixed_tests" / "test_hf_gpt2.py"]
+    if module != "transformers.models.gpt2.modeling_gpt2":  # as it is in a warm process
+        code = f"import sys, runpy, {module}; sys.argv[:] = sys.argv[1:]; "
+        code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+        program = [sys.executable, "-c", code, *program[1:]]
+    subprocess.run([*map(str, program), str(tmp_path / "a"), *map(str, given)], check=True)
+    found = json.loads((tmp_path / "a").read_text())
+    assert "refused" not in found
+    failing = {name for name, (status, _) in found["checks"].items() if status != "pass"}
+    assert checks <= failing
+    assert file.read_bytes() == before
