@@ -140,29 +140,6 @@ def build_inputs(config: IdeficsConfig, seed: int) -> Tensors:
     }
 
 
-def test_cache(subject: Subject) -> None:
-    """Reading the image and the text, then decoding with the cache, gives what one pass gives."""
-    mask = torch.ones_like(subject.inputs["attention_mask"])
-    everything = subject.inputs | {"attention_mask": mask}
-    expected = {"logits": subject.run(subject.reference, everything)["logits"]}
-    shape = subject.inputs["input_ids"].shape
-    by_token = {name: value for name, value in everything.items() if value.shape[:2] == shape}
-    width = shape[1]
-    for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
-        cache, logits, seen = None, [], 0
-        inputs = {name: v for name, v in everything.items() if name not in by_token}
-        for size in sizes:  # the first piece has the image; behind it no mask is needed
-            inputs |= {name: value[:, seen : seen + size] for name, value in by_token.items()}
-            if seen:
-                del inputs["attention_mask"]
-            with torch.no_grad():
-                step = subject.call(subject.model, inputs, past_key_values=cache, use_cache=True)
-            cache, inputs, seen = step.past_key_values, {}, seen + size
-            logits.append(step.logits.cpu().double())
-        what = f"decoding in pieces of {sizes}"
-        assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
-
-
 def test_generate(subject: Subject) -> None:
     """Greedy decoding gives the same logits without the cache, and for each row alone."""
     mask = torch.ones_like(subject.inputs["attention_mask"])

@@ -86,7 +86,7 @@ FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (1.030993368, 0.533637711, 1.179425568)}
+GOLDEN = {"logits": (1.056083748, 0.3762751835, 0.3655436306)}
 
 
 def build_config() -> ImageGPTConfig:
@@ -113,7 +113,7 @@ def build_model(weights: str, size: str, seed: int) -> ImageGPTForCausalImageMod
 def build_inputs(config: ImageGPTConfig, seed: int) -> Tensors:
     """A batch of two rows."""
     return {
-        "input_ids": token_ids("input_ids", shape=(2, 12), low=5, high=99, seed=seed),
+        "input_ids": token_ids("input_ids", shape=(2, 12), low=5, high=98, seed=seed),
         "attention_mask": ragged_mask(lengths=(12, 9), width=12),
     }
 

@@ -107,8 +107,22 @@ OUTPUTS = {
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
-INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
-NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+INSENSITIVE: dict[str, str] = {
+    "pixel_mask": (
+        "the model makes a pixel mask of ones where none is given, and reads neither "
+        "(modeling_oneformer.py:2932)"
+    )
+}  # inputs that change no output -> why
+NO_GRADIENT: dict[str, str] = {
+    "criterion.logit_scale": (
+        "the scale is of the contrastive loss; a Swin backbone gives its stages, not the normed "
+        "end"
+    ),
+    "model.pixel_level_module.encoder.swin.layernorm.*": (
+        "the scale is of the contrastive loss; a Swin backbone gives its stages, not the normed "
+        "end"
+    ),
+}  # parameters -> why they have none
 GOLDEN = {
     "class_queries_logits": (1.504004099, 1.597648875, 0.2785910371),
     "masks_queries_logits": (4.841258628, -3.441721791, -5.911829378),

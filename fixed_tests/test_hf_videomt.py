@@ -230,17 +230,6 @@ def test_attention_parity(subject: Subject) -> None:
             assert_agree(outputs, expected, subject.bounds, what)
 
 
-def test_batch_invariance(subject: Subject) -> None:
-    """Each row alone gives what it gives in the batch."""
-    for row in (0, 1):
-        alone, batch = subject.run(subject.model, row_of(subject.inputs, row)), subject.outputs
-        lists = {name.rpartition(".")[0] for name in batch.keys() - alone.keys()}  # a tensor a row
-        expected = {f"{name}.0": batch[f"{name}.{row}"] for name in lists}
-        whole = {k: v for k, v in batch.items() if k.rpartition(".")[0] not in lists}
-        expected |= {k: row_like(v, alone[k], row) for k, v in whole.items()}
-        assert_agree(alone, expected, subject.bounds, f"row {row} alone")
-
-
 def test_gradients(subject: Subject) -> None:
     """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
     assert_gradients(subject)
@@ -376,26 +365,6 @@ def fingerprint(tensor: torch.Tensor) -> tuple[float, float, float]:
     flat = tensor.double().flatten()
     first, second = (normals(f"fingerprint {k}", flat.shape).double() @ flat for k in (1, 2))
     return rms(flat), first.item() / len(flat) ** 0.5, second.item() / len(flat) ** 0.5
-
-
-def row_of(tensors: Tensors, row: int) -> Tensors:
-    """Row `row` of a batch of two, as a batch of one; a tensor may have several entries a row.
-
-    A batch that is one sequence has its rows one after the other along the last dimension.
-    """
-    rows = {}
-    for name, value in tensors.items():
-        axis = 0 if len(value) > 1 else -1
-        half = value.shape[axis] // 2
-        rows[name] = value.narrow(axis, row * half, half)
-    return rows
-
-
-def row_like(batch: torch.Tensor, alone: torch.Tensor, row: int) -> torch.Tensor:
-    """Row `row` of `batch`, along the axis that is half as long in `alone`, which has one row."""
-    halved = [n == 2 * m for n, m in zip(batch.shape, alone.shape, strict=False)]
-    axis = halved.index(True) if True in halved else 0
-    return batch.movedim(axis, 0).chunk(2)[row].movedim(0, axis)
 
 
 @dataclass
