@@ -14,8 +14,8 @@ from typing import Any
 from faults import mutants, report
 from faults.operators import OPERATORS
 from faults.study import Baseline, Study, Verdict
-
-ROOT = Path(__file__).parents[1]
+from tools.scripts import ROOT
+from tools.usage import UsageError, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,11 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "oracles.md")
     options = parser.parse_args(arguments)
     for name in set(options.operator) - OPERATORS.keys():
-        parser.error(f"there is no operator {name!r}; there are {', '.join(OPERATORS)}")
+        parser.error(unknown("operator", name, OPERATORS))
     try:
         found = mutants.scripts(options.scripts, options.family)
-    except KeyError as error:
-        parser.error(f"{options.scripts} has no script of {error}")
+    except UsageError as error:
+        parser.error(str(error))
     scripts = (
         found if options.family else mutants.choose_scripts(found, options.families, options.seed)
     )

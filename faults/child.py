@@ -144,7 +144,7 @@ def lines_of(folders: tuple[str, ...], found: set[tuple[str, int]]) -> Iterator[
         sys.settrace(None)
 
 
-def simple_oracles(subject: Any) -> dict[str, Any]:
+def plain_outputs(subject: Any) -> dict[str, Any]:
     """The outputs that simpler tests than ours would look at: those on the plain inputs."""
     outputs = {n: v for n, v in subject.outputs.items() if v.is_floating_point()}
     return {name: value.double().flatten().tolist()[:20_000] for name, value in outputs.items()}
@@ -180,7 +180,7 @@ def run(script: Path) -> dict[str, Any]:
     answer["trace"] = trace.seen
     answer["classes"] = sorted(each.__name__ for each in classes)
     with contextlib.suppress(Exception):  # it does not run at all: the simplest oracle
-        answer["outputs"] = simple_oracles(subject)
+        answer["outputs"] = plain_outputs(subject)
     return answer
 
 

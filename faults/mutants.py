@@ -6,7 +6,6 @@ not run cannot be seen. Which sites are taken follows from a seed alone.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.util
 from collections import Counter, defaultdict
@@ -15,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults.operators import Site, find
+from tools.scripts import find as find_scripts
+from tools.scripts import read
+from tools.usage import UsageError, unknown
 
 SHARED = ("masking_utils", "cache_utils", "loss.loss_utils", "integrations.sdpa_attention")
 """Modules with code that many models run; they are imported in a warm process already."""
@@ -27,7 +29,6 @@ class Script:
     path: Path
     family: str
     architecture: str
-    model_class: str
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,15 @@ class Mutant:
 
 
 def scripts(folder: Path, families: Collection[str]) -> list[Script]:
-    """The scripts of the families, or all. Errors: KeyError with the family that has none."""
-    found = {}
-    for path in sorted(folder.glob("test_hf_*.py")):
-        text = {
-            node.targets[0].id: node.value.value
-            for node in ast.parse(path.read_text("utf-8")).body
-            if isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and isinstance(node.value, ast.Constant)
-        }
-        family = str(text["FAMILY"])
-        found[family] = Script(path, family, str(text["ARCHITECTURE"]), str(text["MODEL_CLASS"]))
-    return [found[family] for family in families or found]
+    """The scripts of the families, or all. Errors: UsageError for a family that has none."""
+    there = find_scripts(folder)
+    for family in families:
+        if family not in there:
+            raise UsageError(unknown("family", family, there))
+    return [
+        Script(there[family], family, str(read(there[family]).constants["ARCHITECTURE"]))
+        for family in families or there
+    ]
 
 
 def package() -> Path:
@@ -70,13 +67,17 @@ def package() -> Path:
     return Path(spec.origin).parent
 
 
+def shared() -> dict[str, Path]:
+    """The `SHARED` modules that are there, with the file of each."""
+    folder = package()
+    found = {f"transformers.{n}": folder / f"{n.replace('.', '/')}.py" for n in SHARED}
+    return {name: path for name, path in found.items() if path.exists()}
+
+
 def modules(script: Script) -> dict[str, Path]:
     """The modules of transformers in which a mistake would be one of this family, with its file."""
-    folder = package() / "models" / script.family
-    own = [p for p in sorted(folder.glob("modeling_*.py")) if "modeling_tf" not in p.name]
-    found = {f"transformers.models.{script.family}.{path.stem}": path for path in own}
-    shared = {f"transformers.{n}": package() / f"{n.replace('.', '/')}.py" for n in SHARED}
-    return found | {name: path for name, path in shared.items() if path.exists()}
+    own = sorted((package() / "models" / script.family).glob("modeling_*.py"))
+    return {f"transformers.models.{script.family}.{path.stem}": path for path in own} | shared()
 
 
 def of_script(

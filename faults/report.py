@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from faults.operators import OPERATORS
 from faults.study import SIMPLE, Baseline, Verdict
+from tools.reports.markdown import table
+
+COLUMNS = ("mutants", "equivalent", "caught", "without golden", "missed")
 
 HEAD = """\
 # How strong the checks are
@@ -102,40 +105,33 @@ def _table(
     groups: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         groups[key(verdict)].append(verdict)
-    more = " what goes wrong |" if text else ""
-    rows = [
-        f"| {title} |{more} mutants | equivalent | caught | without golden | missed |",
-        "| --- |" + (" --- |" if text else "") + " ---: | ---: | ---: | ---: | ---: |",
-    ]
-    order = [name for name in OPERATORS if name in groups] if text else sorted(groups)
-    for name in order:
+    header = [title, *["what goes wrong"] * text, *COLUMNS]
+    rows = []
+    for name in [name for name in OPERATORS if name in groups] if text else sorted(groups):
         those = groups[name]
         counts, lasting = Counter(v.outcome for v in those), real(those)
-        told = f" {OPERATORS[name].text} |" if text else ""
-        rows.append(
-            f"| `{name}` |{told} {len(those)} | {counts['equivalent']} | "
-            f"{share(counts['caught'], len(lasting))} | "
-            f"{share(sum(map(without_golden, lasting)), len(lasting))} | {counts['missed']} |"
-        )
-    return "\n".join(rows) + "\n\n"
+        told = [OPERATORS[name].text] if text else []
+        alone = share(sum(map(without_golden, lasting)), len(lasting))
+        caught = share(counts["caught"], len(lasting))
+        numbers = [len(those), counts["equivalent"], caught, alone, counts["missed"]]
+        rows.append([f"`{name}`", *told, *map(str, numbers)])
+    return table(header, rows, len(COLUMNS)) + "\n"
 
 
 def _checks(verdicts: Sequence[Verdict]) -> str:
     caught = Counter(check for v in verdicts for check in v.checks)
     alone = Counter(v.checks[0] for v in verdicts if len(v.checks) == 1)
-    rows = ["| check | catches | alone |", "| --- | ---: | ---: |"]
-    rows += [f"| `{name}` | {number} | {alone[name]} |" for name, number in caught.most_common()]
-    return "\n".join(rows) + "\n\n"
+    rows = [[f"`{name}`", str(n), str(alone[name])] for name, n in caught.most_common()]
+    return table(["check", "catches", "alone"], rows, 2) + "\n"
 
 
 def _simple(verdicts: Sequence[Verdict]) -> str:
     those = real(verdicts)
-    rows = ["| oracle | catches |", "| --- | ---: |"]
     counts = {"the checks": sum(v.outcome == "caught" for v in those)}
     counts["the checks without golden"] = sum(map(without_golden, those))
     counts |= {name: sum(name in v.simple for v in those) for name in SIMPLE}
-    rows += [f"| {name} | {share(count, len(those))} |" for name, count in counts.items()]
-    return "\n".join(rows) + "\n\n"
+    rows = [[name, share(count, len(those))] for name, count in counts.items()]
+    return table(["oracle", "catches"], rows, 1) + "\n"
 
 
 def _list(verdicts: Sequence[Verdict], outcome: str) -> str:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from faults import child
-from faults.mutants import SHARED, Mutant, Script, of_script, package
+from faults.mutants import Mutant, Script, of_script, package, shared
 from faults.operators import Site, apply
 from tools.processes import Call, Limits, Processes
 
@@ -81,8 +83,8 @@ class Study:
 
     def _both(self, script: Script) -> tuple[dict[str, Any], dict[str, Any], float]:
         plain, seconds = self._run(script, [])
-        shared = [str(package() / f"{name.replace('.', '/')}.py") for name in SHARED]
-        traced, _ = self._run(script, ["--lines", str(package() / "models"), *shared])
+        watched = [package() / "models", *shared().values()]
+        traced, _ = self._run(script, ["--lines", *map(str, watched)])
         return plain, traced, seconds
 
     def verdicts(
@@ -174,22 +176,19 @@ def _simple(outputs: dict[str, list[float]] | None, expected: dict[str, list[flo
         return [*SIMPLE[1:]]
     caught = set()
     for name, values in expected.items():
-        pairs = list(zip(outputs[name], values, strict=True))
+        found, right = np.array(outputs[name]), np.array(values)
         for bound, oracle in ((1e-2, SIMPLE[1]), (1e-3, SIMPLE[2])):
-            if not all(abs(x - y) <= bound + bound * abs(y) for x, y in pairs):
+            if not np.allclose(found, right, rtol=bound, atol=bound):
                 caught.add(oracle)
-        if not _correlation(pairs) >= 0.99:
+        if not _correlation(found, right) >= 0.99:
             caught.add(SIMPLE[3])
     return [name for name in SIMPLE if name in caught]
 
 
-def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Pearson's correlation; 1 where nothing varies, NaN where something is not finite."""
-    n = len(pairs) or 1
-    mean_x, mean_y = (sum(pair[i] for pair in pairs) / n for i in (0, 1))
-    xx = sum((x - mean_x) ** 2 for x, _ in pairs)
-    yy = sum((y - mean_y) ** 2 for _, y in pairs)
-    xy = sum((x - mean_x) * (y - mean_y) for x, y in pairs)
-    if xx == 0 or yy == 0:
-        return 1.0 if xx == yy else 0.0
-    return xy / math.sqrt(xx * yy)
+    varies = [bool((values != values[:1]).any()) for values in (one, other)]
+    if not all(varies):
+        return 0.0 if any(varies) else 1.0
+    with np.errstate(invalid="ignore"):
+        return float(np.corrcoef(one, other)[0, 1])

@@ -54,4 +54,5 @@ def missing() -> list[str]:
 
 def new() -> list[str]:
     """The missing families of which `families.toml` says nothing: a new release brought them."""
-    return [family for family in missing() if family not in read().pending]
+    pending = read().pending
+    return [family for family in missing() if family not in pending]

@@ -121,7 +121,7 @@ def test_only_the_place_that_is_asked_for_changes() -> None:
 
 
 def script(family: str, architecture: str = "encoder_only") -> mutants.Script:
-    return mutants.Script(Path(f"test_hf_{family}.py"), family, architecture, "Model")
+    return mutants.Script(Path(f"test_hf_{family}.py"), family, architecture)
 
 
 def mutant(family: str, operator: str = "softmax_axis", index: int = 0) -> mutants.Mutant:
