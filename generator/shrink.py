@@ -309,14 +309,14 @@ def listed(value: Any) -> Any:
 
 
 def special_id(default: int, special: dict[int, int]) -> int:
-    """The tiny id of a special token: the default where that is low, else the last free low one.
+    """The tiny id of a special token: a default that is low and free, else the last free low one.
 
     Where all low ones are taken it is the next; `special_ids_end` says where tokens begin.
     """
     if default not in special:
         taken = {*special.values()}
         free = [k for k in range(max(SPECIAL_IDS_END, len(taken) + 1)) if k not in taken]
-        special[default] = default if default < SPECIAL_IDS_END else free[-1]
+        special[default] = default if default in free[:SPECIAL_IDS_END] else free[-1]
     return special[default]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -131,10 +132,11 @@ class Subject:
         return total
 
     def finite_difference(self, step: float = 1e-8) -> float:
-        """Slope of the reference's objective where all parameters move along random directions.
+        """Slope of the reference's objective where its parameters move along random directions.
 
-        The step is small, as a larger one would carry some of many ReLUs over their kinks. What the
-        model detaches stays as it was first, as it does for the gradient.
+        Those that have no gradient for a known reason stay. The step is small, as a larger one
+        would carry some of many ReLUs over their kinks. What the model detaches stays as it was
+        first, as it does for the gradient.
         """
         reference = self.reference  # built here: that detaches too
         values: list[float] = []
@@ -149,10 +151,15 @@ class Subject:
         with torch.no_grad(), on_each_operator(handle):
             for move in (step, -2 * step, step):  # the last brings them back
                 for name, parameter in reference.named_parameters():
-                    if parameter.requires_grad:
+                    if parameter.requires_grad and not excused(name):
                         parameter.add_(normals(f"direction {name}", parameter.shape), alpha=move)
                 values.append(self.objective(reference).item())
         return float(values[0] - values[1]) / (2 * step)
+
+
+def excused(parameter: str) -> bool:
+    """Whether the parameter of this name is known to have no gradient."""
+    return any(fnmatch.fnmatch(parameter, pattern) for pattern in story.NO_GRADIENT)
 
 
 def placed(inputs: Tensors, model: Any) -> Tensors:
@@ -164,7 +171,8 @@ def placed(inputs: Tensors, model: Any) -> Tensors:
 def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
     """Greedy decoding of exactly 5 tokens: the logits of each step, (rows, 5, vocabulary)."""
     inputs = {name: value.clone() for name, value in inputs.items()}  # some models write on them
-    options |= {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
+    options = story.OPTIONS | options | {"do_sample": False}
+    options |= {"min_new_tokens": 5, "max_new_tokens": 5}
     options |= {"output_logits": True, "return_dict_in_generate": True}
     made = subject.model.generate(**placed(inputs, subject.model), **options)
     return {"logits": torch.stack(made.logits, 1).cpu().double()}
