@@ -70,6 +70,12 @@ def matrix(session: nox.Session) -> None:
 
 
 @nox.session
+def combine(session: nox.Session) -> None:
+    """Put the parts of a run together that `matrix -- --shard K/N` made [-- folder …]."""
+    run(session, "-m", "tools", "combine", *session.posargs)
+
+
+@nox.session
 def ingest(session: nox.Session) -> None:
     """Rebuild the database from results/, which `matrix` does too when it ends."""
     run(session, "-m", "tools", "ingest", *session.posargs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from tools.usage import UsageError, unknown
 
 COMMANDS = {
     "matrix": ("tools.matrix", "run the scripts on devices and keep what they find in results/"),
+    "combine": ("tools.combine", "put the parts of a run together that machines ran (--shard)"),
     "publish": ("tools.publish", "render the reports from the database"),
     "ingest": ("tools.database", "rebuild the database from results/"),
     "devices": ("tools.devices", "say which devices this machine has, and why not the others"),
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = importlib.import_module(COMMANDS[options.command][0]).main(options)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}" if error.exit_code else error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -53,6 +55,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     flags = _flags()
     for name, (_, text) in COMMANDS.items():
         commands.add_parser(name, parents=[flags], help=text, description=text, allow_abbrev=False)
+    commands.choices["combine"].add_argument(
+        "parts", nargs="*", type=Path, metavar="FOLDER", help="of the parts; default: results"
+    )
     words = list(sys.argv[1:] if arguments is None else arguments)
     end = words.index("--") if words[:1] == ["node"] and "--" in words else len(words)
     options, rest = parser.parse_known_args(words[:end])
@@ -82,6 +87,17 @@ def _flags() -> argparse.ArgumentParser:
     what.add_argument("--seed", type=int, help="of weights and inputs; default: the script's own")
     what.add_argument(
         "--resume", nargs="?", const="", metavar="RUN_ID", help="go on with this or the last run"
+    )
+    what.add_argument(
+        "--changed",
+        metavar="REVISION",
+        help="of the families only those whose script differs from that of this Git revision",
+    )
+    what.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="K/N",
+        help="of all this only part K of N, for N machines; `combine` puts the parts together",
     )
     how = flags.add_argument_group("how to run it (matrix)")
     how.add_argument(
@@ -151,6 +167,14 @@ def _flags() -> argparse.ArgumentParser:
         where.add_argument(flag, type=Path, default=default, metavar="PATH", help=text)
     flags.add_argument("--json", action="store_true", help="answer in JSON (devices)")
     return flags
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    index, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= index <= count:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 1/3, 2/3 or 3/3")
+    return index, count
 
 
 def _words(text: str) -> list[str]:

@@ -112,8 +112,8 @@ def _collect(path: Path, known: Sequence[Expectation], found: Ingested) -> None:
         for name, record in run.records.items():
             judgements = expectations.judge(record, known)
             verdict = expectations.verdict(record, judgements)
-            rows["records"].append(_record_row(record, verdict, f"{path.name}/{name}.json"))
-            rows["checks"] += _check_rows(record, judgements)
+            rows["records"].append(_record_row(path.name, name, record, verdict))
+            rows["checks"] += _check_rows(path.name, record, judgements)
     found.problems += problems
     rows["problems"] += [
         {
@@ -152,10 +152,10 @@ def _job_rows(run: Run) -> Iterable[dict[str, Any]]:
         yield {"run_id": run_id, **values, "path": f"{run_id}/{name}.json", "not_run": not_run}
 
 
-def _record_row(record: Record, verdict: str, path: str) -> dict[str, Any]:
+def _record_row(run_id: str, name: str, record: Record, verdict: str) -> dict[str, Any]:
     run, device, environment = record["run"], record["device"], record["environment"]
     return {
-        **_cell(record),
+        **_cell(run_id, record),
         "architecture": record["architecture"],
         "model_class": record["model_class"],
         "checkpoint": record["checkpoint"],
@@ -184,18 +184,18 @@ def _record_row(record: Record, verdict: str, path: str) -> dict[str, Any]:
         "started": _utc(record["started"]),
         **record["measurements"],
         **environment,
-        "path": path,
-        "log": f"{run['id']}/{run['log']}",
+        "path": f"{run_id}/{name}.json",
+        "log": f"{run_id}/{run['log']}",
     }
 
 
 def _check_rows(
-    record: Record, judgements: Sequence[expectations.Judgement]
+    run_id: str, record: Record, judgements: Sequence[expectations.Judgement]
 ) -> Iterable[dict[str, Any]]:
     for position, judgement in enumerate(judgements):
         entry = judgement.expectation
         yield {
-            **_cell(record),
+            **_cell(run_id, record),
             "position": position,
             **judgement.check,
             "expected": judgement.expected,
@@ -206,10 +206,10 @@ def _check_rows(
         }
 
 
-def _cell(record: Record) -> dict[str, Any]:
+def _cell(run_id: str, record: Record) -> dict[str, Any]:
     """The columns that name a record in all tables."""
     return {
-        "run_id": record["run"]["id"],
+        "run_id": run_id,
         "family": record["family"],
         "device": record["device"]["requested"],
         "weights": record["weights"],

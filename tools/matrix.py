@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import platform
 import shlex
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -21,7 +22,7 @@ from tools import database, devices, expectations, plan, results, schedule, scri
 from tools.expectations import SCRIPT_CHECK, Expectation, Judgement
 from tools.plan import DEFAULTS, Plan
 from tools.processes import NoParent
-from tools.results import BrokenDevice, Footer, Job, Record
+from tools.results import BrokenDevice, Footer, Job, Manifest, Record
 from tools.schedule import Queue, Room
 from tools.usage import CannotWrite, plain
 from tools.worker import Local, Outcome, Settings, Task
@@ -65,7 +66,7 @@ def main(options: argparse.Namespace) -> int:
     if interrupted:
         print(f"interrupted; go on with `python -m tools matrix --resume {matrix.folder.name}`")
         return 130
-    code = matrix.summary(known)
+    code = summary(matrix.folder, matrix.manifest, matrix.records, known)
     found = database.ingest(options.results, options.database, known)
     for problem in found.problems:
         print(problem)
@@ -194,33 +195,6 @@ class Matrix:
             f"then `python -m tools matrix --resume {self.folder.name}`"
         )
 
-    def summary(self, known: Sequence[Expectation]) -> int:
-        """Print how the run ended and how to repeat what nobody expects; 1 if there is such."""
-        verdicts: Counter[str] = Counter()
-        unreal: defaultdict[str, list[str]] = defaultdict(list)
-        for name, record in sorted(self.records.items()):
-            judgements = expectations.judge(record, known)
-            verdict = expectations.verdict(record, judgements)
-            verdicts[verdict] += 1
-            if verdict == "unexpected":
-                self._show(name, record, [each for each in judgements if not each.expected])
-            elif verdict in ("mock", "skip"):
-                unreal[f"{verdict}: {plain(record['checks'][0]['reason'])}"].append(name)
-        for reason, names in unreal.items():
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            print(f"{', '.join(names[:3])}{more}: {reason}")
-        counts = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common())
-        missing = len(self.manifest["jobs"]) - len(self.records)
-        counts += f", {missing} not run" if missing else ""
-        runners = Counter(record["run"]["runner"] for record in self.records.values())
-        used = ", ".join(f"{number} {runner}" for runner, number in runners.most_common())
-        for line in _by_node(self.records.values()):
-            print(line)
-        print(f"run {self.folder.name}: {counts} ({used} processes)")
-        if self.manifest["checks"]:
-            print("It asked for some checks only, so it does not change the matrix.")
-        return 1 if verdicts["unexpected"] or verdicts["mock"] or missing else 0
-
     def _task(self, job: Job) -> Task:
         """What is to be done for `job`."""
         name, script = results.job_name(job), self.scripts / job["script"]
@@ -276,19 +250,60 @@ class Matrix:
             "broken": list(self._broken.values()),
         }
 
-    def _show(self, name: str, record: Record, judgements: Sequence[Judgement]) -> None:
-        """Print the unexpected checks of a record and the command that repeats them."""
-        print(f"{name}: unexpected")
-        for each in judgements:
-            check, entry = each.check, each.expectation
-            wanted = f" (expected: {entry.status}, {entry.reason})" if entry else ""
-            print(f"  {check['status']} {check['name']}: {plain(check['reason'])}{wanted}")
-        command = list(record["run"]["command"])
-        names = [each.check["name"] for each in judgements]
-        if SCRIPT_CHECK not in names and "--checks" not in command:
-            command += ["--checks", ",".join(names)]
-        print(f"  log: {self.folder / record['run']['log']}")
-        print(f"  {shlex.join(command)}")
+
+def summary(
+    folder: Path, manifest: Manifest, records: Mapping[str, Record], known: Sequence[Expectation]
+) -> int:
+    """Print how the run ended and how to repeat what nobody expects; 1 if there is such."""
+    verdicts: Counter[str] = Counter()
+    unreal: defaultdict[str, list[str]] = defaultdict(list)
+    for name, record in sorted(records.items()):
+        judgements = expectations.judge(record, known)
+        verdict = expectations.verdict(record, judgements)
+        verdicts[verdict] += 1
+        if verdict == "unexpected":
+            _show(folder, name, record, [each for each in judgements if not each.expected])
+        elif verdict in ("mock", "skip"):
+            unreal[f"{verdict}: {plain(record['checks'][0]['reason'])}"].append(name)
+    for reason, names in unreal.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print(f"{', '.join(names[:3])}{more}: {reason}")
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common())
+    missing = len(manifest["jobs"]) - len(records)
+    counts += f", {missing} not run" if missing else ""
+    runners = Counter(record["run"]["runner"] for record in records.values())
+    used = ", ".join(f"{number} {runner}" for runner, number in runners.most_common())
+    for line in _by_node(records.values()):
+        print(line)
+    print(f"run {folder.name}: {counts} ({used} processes)")
+    if manifest["checks"]:
+        print("It asked for some checks only, so it does not change the matrix.")
+    return 1 if verdicts["unexpected"] or verdicts["mock"] or missing else 0
+
+
+def _show(folder: Path, name: str, record: Record, judgements: Sequence[Judgement]) -> None:
+    """Print the unexpected checks of a record and the command that repeats them."""
+    print(f"{name}: unexpected")
+    for each in judgements:
+        check, entry = each.check, each.expectation
+        wanted = f" (expected: {entry.status}, {entry.reason})" if entry else ""
+        print(f"  {check['status']} {check['name']}: {plain(check['reason'])}{wanted}")
+    command = list(record["run"]["command"])
+    names = [each.check["name"] for each in judgements]
+    if SCRIPT_CHECK not in names and "--checks" not in command:
+        command += ["--checks", ",".join(names)]
+    print(f"  log: {folder / record['run']['log']}")
+    print(f"  {shlex.join(command)}")
+    if "GITHUB_ACTIONS" in os.environ:  # shown beside the script in the pull request
+        _annotate(name, record, judgements)
+
+
+def _annotate(name: str, record: Record, judgements: Sequence[Judgement]) -> None:
+    """Tell GitHub's runner of the unexpected checks of a record: a workflow command each."""
+    for each in judgements:
+        told = f"{each.check['status']} {each.check['name']}: {plain(each.check['reason'])}"
+        text = told.replace("%", "%25")  # `plain` leaves neither line feeds nor returns
+        print(f"::error file=fixed_tests/{record['script']['name']},title={name}::{text}")
 
 
 def _by_node(records: Collection[Record]) -> Iterator[str]:

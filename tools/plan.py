@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import importlib.metadata
+import json
 import platform
 import re
 import secrets
 import shutil
+import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from tools import devices, results, scripts
-from tools.results import BrokenManifest, Job, Lock, Manifest, Record, ScriptFacts
-from tools.usage import CannotWrite, NoDevice, UsageError, unknown
+from tools import devices, results, schedule, scripts
+from tools.results import (
+    BrokenManifest,
+    Job,
+    Lock,
+    Manifest,
+    PartsOfARun,
+    Record,
+    ScriptFacts,
+    Shard,
+)
+from tools.usage import CannotWrite, NoDevice, NothingChanged, UsageError, plain, unknown
 
 DEFAULTS = {"weights": "random", "size": "tiny", "dtype": "float32"}
-SELECTION = ("family", "device", "weights", "size", "dtype", "checks", "seed")
+SELECTION = (
+    "family", "changed", "device", "weights", "size", "dtype", "checks", "seed", "shard"
+)  # fmt: skip
 PACKAGES = ("torch", "transformers", "numpy")
 
 Probe = Callable[[Sequence[str]], list[devices.Found]]
@@ -71,8 +86,12 @@ def start(options: argparse.Namespace, probe: Probe = devices.probe) -> Plan:
         for device in chosen
         for facts in map(_facts, families.values())
     ]
+    part: PartsOfARun = {}
+    if options.shard:
+        seconds = schedule.published_seconds(options.output / "compatibility_reports")
+        jobs, part["shard"] = _shard(jobs, options, seconds)
     now = datetime.now(timezone.utc)
-    folder: Path = options.results / _run_id(now, options.results)
+    folder: Path = options.results / run_id(now, options.results)
     manifest: Manifest = {
         "schema_version": results.SCHEMA_VERSION,
         "run_id": folder.name,
@@ -84,7 +103,13 @@ def start(options: argparse.Namespace, probe: Probe = devices.probe) -> Plan:
         "weights_path": path,
         "jobs": jobs,
         "versions": versions(),
+        **part,
     }
+    return Plan(folder, manifest, options.scripts, create(folder, manifest))
+
+
+def create(folder: Path, manifest: Manifest) -> Lock:
+    """Make the run `folder` with its manifest, held for this process. Errors: CannotWrite."""
     hidden = folder.with_name(f".{folder.name}")
     with contextlib.ExitStack() as undo:
         try:
@@ -96,7 +121,28 @@ def start(options: argparse.Namespace, probe: Probe = devices.probe) -> Plan:
         except OSError as error:
             raise CannotWrite(f"{folder} cannot be written ({error})") from error
         undo.pop_all()
-    return Plan(folder, manifest, options.scripts, lock)
+    return lock
+
+
+def _shard(
+    jobs: list[Job], options: argparse.Namespace, seconds: Mapping[str, float]
+) -> tuple[list[Job], Shard]:
+    """The jobs of the part that `options` ask for, and what its manifest says of it.
+
+    Parts take about as long as each other by the published `seconds`; a job not among them counts
+    as a usual one. Errors: UsageError where there are more parts than jobs.
+    """
+    index, count = options.shard
+    if count > len(jobs):
+        raise UsageError(f"--shard: {count} parts, but there are only {len(jobs)} jobs")
+    named = {results.job_name(job): job for job in jobs}
+    usual = statistics.median(seconds.values()) if seconds else 1.0
+    took = {n: seconds.get(f"{job['family']}-{job['device']}", usual) for n, job in named.items()}
+    mine = set(schedule.shares(took, count)[index - 1])
+    asked = {"jobs": jobs, "checks": options.checks or None, "seed": options.seed, "count": count}
+    whole = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    shard: Shard = {"index": index, "count": count, "asked": len(jobs), "whole": whole}
+    return [job for name, job in named.items() if name in mine], shard
 
 
 def resume(options: argparse.Namespace, probe: Probe = devices.probe) -> Plan:
@@ -152,7 +198,7 @@ def _go_on(folder: Path, scripts_folder: Path, lock: Lock, probe: Probe) -> Plan
     return Plan(folder, manifest, scripts_folder, lock, records, attempts)
 
 
-def _run_id(now: datetime, folder: Path) -> str:
+def run_id(now: datetime, folder: Path) -> str:
     """The name of a new run: it sorts behind those in `folder`, even if the clock has gone back.
 
     It ends with five digits of microseconds and a random one, for two that begin at once.
@@ -178,6 +224,11 @@ def _known_families(folder: Path, asked: Sequence[str]) -> dict[str, Path]:
 def _choose_families(options: argparse.Namespace) -> dict[str, Path]:
     """The scripts that `options` ask for, those left out that have none of the asked checks."""
     families = _known_families(options.scripts, options.family)
+    if options.changed:
+        changed = _changed(options.scripts, options.changed)
+        families = {family: path for family, path in families.items() if path.name in changed}
+        if not families:
+            raise NothingChanged(f"no script that was asked for differs from {options.changed}")
     if not options.checks:
         return families
     checks = {family: scripts.read(script).checks for family, script in families.items()}
@@ -188,6 +239,19 @@ def _choose_families(options: argparse.Namespace) -> dict[str, Path]:
     # A script that cannot be read has no checks here; it stays, so that its fault is recorded.
     wanted = set(options.checks)
     return {f: families[f] for f, names in checks.items() if not names or wanted & set(names)}
+
+
+def _changed(folder: Path, revision: str) -> set[str]:
+    """The names of the files in `folder` that differ from those of the Git `revision`.
+
+    Errors: UsageError where Git does not know it.
+    """
+    command = ["git", "diff", "--merge-base", "--name-only", "--relative", revision, "--", "."]
+    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if found.returncode:
+        told = plain(found.stderr)
+        raise UsageError(f"--changed {revision}: {told}; `git fetch` brings what is missing")
+    return set(found.stdout.splitlines())
 
 
 def _choose_devices(asked: Sequence[str], probe: Probe) -> list[str]:

@@ -163,7 +163,23 @@ class Job(ScriptFacts):
     dtype: str
 
 
-class Manifest(TypedDict):
+class Shard(TypedDict):
+    """Which part of a run this is; `whole` is the same in all parts of one, and in no other."""
+
+    index: int  # from 1
+    count: int
+    asked: int  # jobs of the whole run
+    whole: str  # SHA-256 of what the whole run asks
+
+
+class PartsOfARun(TypedDict, total=False):
+    """What only manifests have whose run was divided among machines."""
+
+    shard: Shard  # this run is one part
+    shards: list[str]  # this run was put together from those with these names
+
+
+class Manifest(PartsOfARun):
     """What a run was asked; `checks` is None for all."""
 
     schema_version: int
@@ -465,7 +481,7 @@ def _own_record(path: Path, manifest: Manifest, job: Job | None) -> Record:
     problems = differences(record, job, manifest["seed"])
     if "run" not in record:
         problems.append("the runner has not signed it (it has no `run`)")
-    elif record["run"]["id"] != manifest["run_id"]:
+    elif record["run"]["id"] not in (manifest["run_id"], *manifest.get("shards", ())):
         problems.append(f"it is of run {record['run']['id']}")
     if problems:
         raise ForeignRecord(path, ", ".join(problems))

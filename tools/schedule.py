@@ -112,6 +112,20 @@ def longest_first(names: Iterable[str], seconds: Mapping[str, float]) -> list[st
     return sorted(names, key=lambda name: -seconds.get(name, math.inf))
 
 
+def shares(seconds: Mapping[str, float], count: int) -> list[list[str]]:
+    """The jobs of `seconds` dealt to `count` machines that cannot talk, each about as long.
+
+    The longest goes to whoever has the least, so the same durations give the same shares.
+    """
+    dealt: list[list[str]] = [[] for _ in range(count)]
+    totals = [0.0] * count
+    for name in longest_first(sorted(seconds), seconds):
+        least = totals.index(min(totals))
+        dealt[least].append(name)
+        totals[least] += seconds[name]
+    return dealt
+
+
 def assign(
     waiting: Sequence[tuple[str, str]],
     rooms: Iterable[Room],
@@ -139,6 +153,23 @@ def assign(
 def last_runs(folder: Path) -> list[Path]:
     """The folders of those runs in the results `folder` that durations are learned from."""
     return [path.parent for path in sorted(folder.glob("*/manifest.json"), reverse=True)[:RUNS]]
+
+
+def published_seconds(reports: Path) -> dict[str, float]:
+    """What families took on a device by the published `matrix.json`, by "family-device".
+
+    Every checkout of a commit has the same. It is a hint: empty where there is none.
+    """
+    try:
+        published = json.loads((reports / "matrix.json").read_bytes())
+        return {
+            f"{family['family']}-{column.replace(':', '-')}": float(cell["seconds"])
+            for family in published["families"]
+            for column, cell in family["cells"].items()
+            if cell["seconds"] is not None
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def recorded_seconds(folder: Path) -> dict[str, float]:

@@ -19,6 +19,12 @@ class NoDevice(UsageError):
     exit_code = 4
 
 
+class NothingChanged(UsageError):
+    """Only what has changed was asked for, and nothing has: that is well."""
+
+    exit_code = 0
+
+
 class CannotWrite(UsageError):
     """What comes next cannot be written; the message says what is safe, and how to go on."""
 
