@@ -1,4 +1,4 @@
-"""Torch devices of this machine: which work, what they are, how to wait for them.
+"""Devices of this machine: which work, what they are, how to wait for them.
 
 Inlined into the scripts by `generator`; imported by `tools.devices`.
 """
@@ -14,13 +14,26 @@ from typing import Any
 
 import torch
 
+from templates._graph import Runtime
+from templates._openvino import OpenVINO
+
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first
+GRAPH_DEVICES = ("openvino",)  # these run exported graphs
+RUNTIMES: dict[str, type[Runtime]] = {"openvino": OpenVINO}
+
+
+def runtime_of(device: str) -> type[Runtime] | None:
+    """What runs graphs on `device` ("openvino:GPU"); None for a device of torch."""
+    return RUNTIMES.get(device.partition(":")[0])
 
 
 def why_unavailable(device: str) -> str | None:
-    """Why torch cannot compute on `device` ("cuda:1", "mps") here; None where it can."""
+    """Why nothing can run on `device` ("cuda:1", "openvino:GPU") here; None where it can."""
+    if runtime := runtime_of(device):
+        return runtime.why_unavailable(device)
     if device.partition(":")[0] not in TORCH_DEVICES:
-        return f"{device!r} is none of {', '.join(TORCH_DEVICES)} (or cuda:1, xpu:1, ...)"
+        known = ", ".join(TORCH_DEVICES + GRAPH_DEVICES)
+        return f"{device!r} is none of {known} (or cuda:1, openvino:GPU, ...)"
     try:
         assert torch.ones(2, device=device).sum().item() == 2, "1 + 1 is not 2 there"
     except (AssertionError, RuntimeError, NotImplementedError) as error:
@@ -35,12 +48,14 @@ def available_devices() -> list[str]:
 
 def synchronize(device: str) -> None:
     """Wait until `device` has done its queued work, so that a clock read next is honest."""
-    if not device.startswith("cpu"):
+    if not device.startswith("cpu") and not runtime_of(device):
         getattr(torch, device.partition(":")[0]).synchronize()
 
 
 def describe_device(device: str) -> dict[str, Any]:
     """Name, driver, features ("avx2", "amx_tile", "neon", "sm_90") and memory (bytes)."""
+    if runtime := runtime_of(device):
+        return runtime.describe(device)
     found: dict[str, Any] = {"driver": None, "software": False, "memory_bytes": None}
     kind = device.partition(":")[0]
     if kind in ("cuda", "xpu"):

@@ -25,7 +25,14 @@ from transformers.utils import logging
 
 from templates import _story as story
 from templates._compare import MEASURED
-from templates._devices import available_devices, describe_device, synchronize, why_unavailable
+from templates._devices import (
+    available_devices,
+    describe_device,
+    runtime_of,
+    synchronize,
+    why_unavailable,
+)
+from templates._graph import GRAPH_CHECKS, Graph
 from templates._subject import Subject
 
 try:
@@ -47,7 +54,7 @@ def main(namespace: dict[str, Any]) -> int:
     checks = {name[5:]: check for name, check in namespace.items() if name.startswith("test_")}
     options = parse_arguments(namespace["__doc__"], [*checks])
     if options.list:
-        print(*checks, sep="\n")
+        print(*options.checks, sep="\n")
         return 0
     unknown = isinstance(story.MISSING, ModuleNotFoundError)
     missing = [str(story.MISSING.name)] if unknown else []
@@ -68,6 +75,8 @@ def main(namespace: dict[str, Any]) -> int:
         logging.disable_progress_bar()
         facts |= {"observed": device} | describe_device(device)
         results = [run_check(name, checks[name], subject) for name in options.checks]
+    if graph := graph_facts(subject):
+        facts["observed"] = subject.model.observed
     script = Path(namespace["__file__"])
     digest = hashlib.sha256(script.read_bytes()).hexdigest()
     record = {"schema_version": 1, "family": story.FAMILY, "architecture": story.ARCHITECTURE}
@@ -78,6 +87,7 @@ def main(namespace: dict[str, Any]) -> int:
     record |= {"weights": options.weights if known else "path", "size": options.size}
     record |= {"dtype": options.dtype, "seed": options.seed, "checks": results}
     record |= {"measurements": measure(subject), "environment": environment()}
+    record |= {"graph": graph}
     record |= {"started": started.isoformat(), "seconds": time.perf_counter() - clock}
     report(record)
     if options.json:
@@ -94,7 +104,10 @@ def parse_arguments(description: str, checks: list[str]) -> argparse.Namespace:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--device", help="cpu, cuda, cuda:1, xpu, mps; default: the best there is")
+    add(
+        "--device",
+        help="cpu, cuda, cuda:1, xpu, mps, openvino, openvino:GPU; default: the best of torch",
+    )
     add("--weights", default="random", help="random (default), pretrained or a folder")
     add("--size", default="tiny", choices=["tiny", "full"])
     add("--checks", help="names with commas between; default: all")
@@ -103,10 +116,13 @@ def parse_arguments(description: str, checks: list[str]) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write the record there")
     add("--list", action="store_true", help="name the checks and stop")
     options = parser.parse_args()
+    if runtime_of(options.device or ""):
+        checks = [name for name in checks if name in GRAPH_CHECKS]
     options.checks = options.checks.split(",") if options.checks else checks
     for name in set(options.checks) - set(checks):
         near = difflib.get_close_matches(name, checks, 1) or checks
-        parser.error(f"there is no check {name!r}; did you mean {', '.join(near)}?")
+        where = f" on {options.device}" if options.device else ""
+        parser.error(f"there is no check {name!r}{where}; did you mean {', '.join(near)}?")
     return options
 
 
@@ -148,7 +164,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     found |= {"latency_seconds": [], "peak_memory_bytes": None, "parameters": None}
     times, kind = [time.perf_counter()], subject.device.partition(":")[0]
     try:
-        model = subject.fresh()
+        model = vars(subject)["model"] if runtime_of(subject.device) else subject.fresh()
         for _ in range(7):
             synchronize(subject.device)
             times.append(time.perf_counter())
@@ -157,6 +173,9 @@ def measure(subject: Subject) -> dict[str, Any]:
         return found
     load, first_call, *more = [after - before for before, after in itertools.pairwise(times)]
     found |= {"load_seconds": load, "first_call_seconds": first_call, "latency_seconds": more}
+    if isinstance(model, Graph):  # loaded, and called first, by the checks
+        load = model.first.convert_seconds + model.first.compile_seconds
+        found |= {"load_seconds": load, "first_call_seconds": None}
     if kind in ("cuda", "xpu"):
         found["peak_memory_bytes"] = getattr(torch, kind).max_memory_allocated(subject.device)
     elif sys.platform != "win32":
@@ -165,6 +184,12 @@ def measure(subject: Subject) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found["peak_memory_bytes"] = peak if sys.platform == "darwin" else peak * 1024
     return found | {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def graph_facts(subject: Subject) -> dict[str, Any] | None:
+    """What is known of the graph that ran; None where none did, as on devices of torch."""
+    model = vars(subject).get("model")
+    return model.facts() if isinstance(model, Graph) else None
 
 
 def absent() -> list[str]:

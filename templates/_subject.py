@@ -15,6 +15,8 @@ import torch
 
 from templates import _story as story
 from templates._compare import Tensors, flatten, rms, rmse
+from templates._devices import runtime_of
+from templates._graph import Graph
 from templates._random import normals
 
 
@@ -46,6 +48,8 @@ class Subject:
 
     def fresh(self) -> Any:
         """A new model under test: on the device, with the attention that users get by default."""
+        if runtime := runtime_of(self.device):
+            return Graph(self.build("default"), runtime, self.device, self.dtype)
         return self.build("default", self.dtype).to(self.device)
 
     def reloaded(self, model: Any, dtype: str) -> tuple[Any, dict[str, Any]]:

@@ -81,6 +81,7 @@ def empty_record(
             "peak_memory_bytes": None,
             "parameters": None,
         },
+        "graph": None,
         "environment": {
             "python": platform.python_version(),
             "platform": platform.platform(),

@@ -88,7 +88,7 @@ def _nodes(options: argparse.Namespace, planned: Plan, cluster: Cluster | None) 
     if cluster:
         return cluster.agents(settings, jobs, options.jobs)
     at_once = options.jobs or worker.usual_jobs(jobs)
-    few = sum(job["device"] == "cpu" for job in jobs) <= at_once
+    few = sum(not settings.fresh(job) for job in jobs) <= at_once
     if few and settings.runner == "auto":
         settings = replace(settings, runner="fresh")  # a warm parent costs 4 s
     return Local(settings, at_once, planned.folder / "logs")
@@ -220,7 +220,7 @@ class Matrix:
         except OSError:  # gone since the run began: Python will say so
             said = scripts.Facts({}, (), "")
         asked, seed = self.manifest["checks"], self.manifest["seed"]
-        checks = [name for name in said.checks if not asked or name in asked]
+        checks = [name for name in said.asked(job["device"]) if not asked or name in asked]
         return checks, int(said.constants.get("SEED", 0)) if seed is None else seed
 
     def _flags(self, job: Job, checks: Sequence[str]) -> list[str]:

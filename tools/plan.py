@@ -261,7 +261,7 @@ def _choose_devices(asked: Sequence[str], probe: Probe) -> list[str]:
     """
     kinds = scripts.device_kinds()
     for device in asked:
-        if not re.fullmatch(rf"({'|'.join(kinds)})(:\d+)?", device):
+        if not re.fullmatch(rf"({'|'.join(kinds)})(:\w+)?", device):
             raise UsageError(unknown("device", device, kinds))
     found = probe(asked)
     absent = {each["device"]: each["why_not"] for each in found if each["why_not"]}

@@ -72,6 +72,18 @@ class Measurements(TypedDict):
     parameters: int | None
 
 
+class Graph(TypedDict):
+    """The exported graph that ran: how many of its operators where, and what it took to make it."""
+
+    software: str
+    precision: str
+    operators: dict[str, int]
+    elsewhere: list[str]
+    left_out: list[str]
+    convert_seconds: float
+    compile_seconds: float
+
+
 class Environment(TypedDict):
     """The software that the script ran on."""
 
@@ -138,8 +150,9 @@ class ScriptRecord(TypedDict):
 
 
 class Record(ScriptRecord, total=False):
-    """A record; those in a run folder always have `run`."""
+    """A record; those in a run folder always have `run`, older ones no `graph`."""
 
+    graph: Graph | None
     run: RunFacts
 
 

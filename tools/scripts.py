@@ -24,6 +24,12 @@ class Facts:
     checks: tuple[str, ...]
     sha256: str
 
+    def asked(self, device: str) -> tuple[str, ...]:
+        """The checks that the script asks on `device`: some make no sense where a graph runs."""
+        if device.partition(":")[0] not in self.constants.get("GRAPH_DEVICES", ()):
+            return self.checks
+        return tuple(check for check in self.checks if check in self.constants["GRAPH_CHECKS"])
+
 
 def find(folder: Path) -> dict[str, Path]:
     """The scripts in `folder` by family, sorted."""
@@ -55,7 +61,8 @@ def _facts(text: bytes) -> Facts:
 @cache
 def device_kinds() -> tuple[str, ...]:
     """The kinds of devices that scripts accept, best first; known without importing torch."""
-    kinds: tuple[str, ...] = read(ROOT / "templates" / "_devices.py").constants["TORCH_DEVICES"]
+    constants = read(ROOT / "templates" / "_devices.py").constants
+    kinds: tuple[str, ...] = constants["TORCH_DEVICES"] + constants["GRAPH_DEVICES"]
     return kinds
 
 

@@ -47,7 +47,7 @@ class Settings:
 
     def fresh(self, job: Job) -> bool:
         """Whether `job` has to run in a fresh process: drivers and forks do not mix."""
-        return self.runner == "auto" and job["device"] != "cpu"
+        return self.runner == "auto" and job["device"] not in ("cpu", "openvino")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,96 @@
+"""Graphs that OpenVINO runs, on the CPU, a GPU or an NPU of Intel."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+
+from templates._compare import Tensors
+
+
+class OpenVINO:
+    """A `Runtime` of OpenVINO, converted by transformers' own exporter."""
+
+    def __init__(self, device: str, dtype: str, model: Any, inputs: dict[str, Any]) -> None:
+        openvino, clock = import_openvino(), time.perf_counter
+        from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExporter
+
+        start, single = clock(), dtype == "float32"
+        graph = OpenVINOExporter().export(model, inputs, OpenVINOConfig()).program
+        self.convert_seconds, start = clock() - start, clock()
+        core = openvino.Core()
+        hint = {"INFERENCE_PRECISION_HINT": "f32"} if single else {}
+        compiled = core.compile_model(graph, asked_of(device) or "AUTO", hint)
+        self.compile_seconds = clock() - start
+        self.software = f"openvino {openvino.__version__.partition('-')[0]}"
+        nodes = compiled.get_runtime_model().get_ops()
+        found = {node.get_rt_info()["runtimePrecision"].astype(str) for node in nodes}
+        self.precision = next((half for half in ("bf16", "f16") if half in found), "f32")
+        self.request = compiled.create_infer_request()
+        self.ports = {port.any_name.removeprefix("input."): port for port in compiled.inputs}
+        self.names = {*self.ports}
+        ran = compiled.get_property("EXECUTION_DEVICES")[0]
+        self.target = asked_of(device) or ran
+        no_work = ("Parameter", "Constant", "Result")
+        operators = [each for each in graph.get_ops() if each.get_type_name() not in no_work]
+        supported = core.query_model(graph, ran, hint)
+        places = [supported.get(each.get_friendly_name(), "nowhere") for each in operators]
+        self.operators = Counter(places)
+        self.elsewhere = [
+            f"{each.get_type_name()} on {place}"
+            for each, place in zip(operators, places, strict=True)
+            if not place.startswith(self.target)
+        ]
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """The outputs by name."""
+        found = self.request.infer({self.ports[name]: v.numpy() for name, v in inputs.items()})
+        return {
+            port.any_name.removeprefix("output."): torch.from_numpy(value)
+            for port, value in found.items()
+        }
+
+    @staticmethod
+    def why_unavailable(device: str) -> str | None:
+        """Why OpenVINO cannot compute on `device` here."""
+        if importlib.util.find_spec("openvino") is None:
+            return "openvino is not installed: pip install openvino"
+        if importlib.util.find_spec("transformers.exporters") is None:
+            return "transformers is too old to export graphs: pip install --upgrade transformers"
+        try:
+            known = import_openvino().Core().available_devices
+        except RuntimeError as error:
+            return f"openvino cannot look for devices: {str(error).splitlines()[0]}"
+        where = asked_of(device)
+        if where and not any(each.partition(".")[0] == where for each in known):
+            return f"openvino has no device {where} here, only {', '.join(known)}"
+        return None
+
+    @staticmethod
+    def describe(device: str) -> dict[str, Any]:
+        """What OpenVINO says of `device`; of AUTO what it says of the CPU."""
+        openvino, where = import_openvino(), asked_of(device) or "CPU"
+        core = openvino.Core()
+        default = core.get_property(where, "INFERENCE_PRECISION_HINT").to_string()
+        features = [*core.get_property(where, "OPTIMIZATION_CAPABILITIES"), f"default {default}"]
+        found = {"name": core.get_property(where, "FULL_DEVICE_NAME"), "features": features}
+        driver = f"openvino {openvino.__version__}"
+        return found | {"driver": driver, "software": False, "memory_bytes": None}
+
+
+def asked_of(device: str) -> str:
+    """The device as OpenVINO calls it: "GPU" of "openvino:GPU"; "" for AUTO, its own choice."""
+    return (device.partition(":")[2] or "CPU").removeprefix("AUTO")
+
+
+def import_openvino() -> Any:
+    """The package, which sends nothing home: without its telemetry it takes a stub."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino  # type: ignore[import-untyped]
+
+    return openvino
