@@ -23,14 +23,15 @@ TYPED = ("faults", "generator", "tools", "templates", "noxfile.py")
 FORMATTED = (*TYPED, "tests")  # `regenerate` formats fixed_tests, `check` compares it byte by byte
 
 
-def run(session: nox.Session, *arguments: str) -> None:
-    """Run `python <arguments>` in the shared environment, which is built first where need be."""
+def run(session: nox.Session, *arguments: str, program: str = "python") -> None:
+    """Run `program` of the shared environment, which is built first where need be."""
     try:
         python = interpreter()
     except SetupError as problem:
         session.error(str(problem))
+    command = python if program == "python" else str(Path(python).with_name(program))
     # An interrupted matrix still writes how far it came; Nox's own patience is 0.3 s.
-    session.run(python, *arguments, external=True, interrupt_timeout=30)
+    session.run(command, *arguments, external=True, interrupt_timeout=30)
 
 
 @nox.session
@@ -73,6 +74,18 @@ def matrix(session: nox.Session) -> None:
 def combine(session: nox.Session) -> None:
     """Put the parts of a run together that `matrix -- --shard K/N` made [-- folder …]."""
     run(session, "-m", "tools", "combine", *session.posargs)
+
+
+@nox.session
+def archive(session: nox.Session) -> None:
+    """Fetch the runs that a branch of the Git remote keeps [-- --push sends those here too]."""
+    run(session, "-m", "tools", "archive", *session.posargs)
+
+
+@nox.session
+def rehearse(session: nox.Session) -> None:
+    """Do here what the nightly workflow does, in a clone [-- --family a,b …]."""
+    run(session, "-m", "tools", "rehearse", *session.posargs)
 
 
 @nox.session
@@ -132,6 +145,16 @@ def lint(session: nox.Session) -> None:
     run(session, "-m", "codespell_lib")
     schemas = sorted(map(str, Path("tools/schemas").glob("*.json")))
     run(session, "-m", "check_jsonschema", "--check-metaschema", *schemas)
+    for kind, files in (
+        ("github-workflows", ".github/workflows/*.yml"),
+        ("github-actions", ".github/actions/*/action.yml"),
+        ("dependabot", ".github/dependabot.yml"),
+        ("github-issue-forms", ".github/ISSUE_TEMPLATE/[!c]*.yml"),
+        ("github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
+    ):
+        names = sorted(map(str, Path().glob(files)))
+        run(session, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{kind}", *names)
+    run(session, "--offline", "--quiet", ".github", program="zizmor")
 
 
 @nox.session(name="format")

@@ -21,7 +21,7 @@ from tools.environment import ROOT, Environment
 
 def documents() -> list[Path]:
     """The Markdown that is written by hand."""
-    found = [ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
+    found = [*ROOT.glob("[!L]*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
     return [path for path in found if not path.parent.name.endswith("_reports")]
 
 

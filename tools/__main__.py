@@ -21,6 +21,8 @@ COMMANDS = {
     "matrix": ("tools.matrix", "run the scripts on devices and keep what they find in results/"),
     "combine": ("tools.combine", "put the parts of a run together that machines ran (--shard)"),
     "publish": ("tools.publish", "render the reports from the database"),
+    "archive": ("tools.archive", "fetch the runs that a branch of the Git remote keeps"),
+    "rehearse": ("tools.rehearse", "do here what the nightly workflow does, in a clone"),
     "ingest": ("tools.database", "rebuild the database from results/"),
     "devices": ("tools.devices", "say which devices this machine has, and why not the others"),
     "node": ("tools.node", "make this machine a node of a Ray cluster [-- flags of `ray start`]"),
@@ -156,6 +158,12 @@ def _flags() -> argparse.ArgumentParser:
         replay.add_argument(flag, type=kind, metavar=unit, help=text)
     compare = flags.add_argument_group("what to compare (bench_runner)")
     compare.add_argument("--repeats", type=_count, metavar="N", help="of each way; default: 3")
+    keep = flags.add_argument_group("what to keep where (archive)")
+    keep.add_argument("--branch", default="history", help="of the Git remote; default: history")
+    keep.add_argument("--push", action="store_true", help="send the runs of results/ there too")
+    keep.add_argument(
+        "--keep", type=_count, default=60, metavar="N", help="of the newest runs; default: 60"
+    )
     where = flags.add_argument_group("where things are")
     for flag, default, text in (
         ("--scripts", ROOT / "fixed_tests", "folder of the scripts"),

@@ -1,8 +1,8 @@
 """Combine: the parts of a run that several machines have run (`matrix --shard`) become one run.
 
-The parts are run folders, or folders that hold them, as a CI downloads them. Their records are
-taken over as they are. Nothing is written unless the parts are all there, of one run, and of the
-same software.
+The parts are run folders, or folders that hold them, as a CI downloads them; of several runs, each
+is put together. Their records are taken over as they are. Nothing is written unless all parts of
+each run are there, once, and of the same software.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,21 +23,23 @@ from tools.usage import CannotWrite, UsageError
 def main(options: argparse.Namespace) -> int:
     """`python -m tools combine FOLDER …`: the exit code that the undivided run would have."""
     known = expectations.load(options.expectations, options.scripts)
-    parts = read(options.parts or [options.results])
-    run = results.read_run(combine(parts, options.results))
-    for problem in run.problems:
-        print(problem)
-    code = matrix.summary(run.folder, run.manifest, run.records, known)
+    code = 0
+    for parts in read(options.parts or [options.results]):
+        run = results.read_run(combine(parts, options.results))
+        for problem in run.problems:
+            print(problem)
+        as_expected = matrix.summary(run.folder, run.manifest, run.records, known) == 0
+        code = code if as_expected and not run.problems else 1
     found = database.ingest(options.results, options.database, known)
     for problem in found.problems:
         print(problem)
-    return 1 if run.problems else code
+    return code
 
 
-def read(folders: Sequence[Path]) -> list[Run]:
-    """The parts in `folders`, by their number.
+def read(folders: Sequence[Path]) -> list[list[Run]]:
+    """The runs whose parts lie in `folders`, each as its parts by their number.
 
-    Errors: UsageError where they are not the parts of one run, each once.
+    Errors: UsageError where a run has not all its parts, each once.
     """
     found: dict[str, Run] = {}
     for path in (path for folder in folders for path in _run_folders(folder)):
@@ -51,13 +53,17 @@ def read(folders: Sequence[Path]) -> list[Run]:
         where = ", ".join(map(str, folders))
         raise UsageError(f"combine: no part of a run in {where}; `matrix --shard 1/2` makes one")
     done = {name for run in _runs(folders) for name in run.get("shards", ())}
-    parts = sorted(
+    left = sorted(
         (run for name, run in found.items() if name not in done), key=lambda r: _shard(r)["index"]
     )
-    if not parts:
+    if not left:
         raise UsageError("combine: all parts that are there have been put together already")
-    _check(parts)
-    return parts
+    runs: defaultdict[str, list[Run]] = defaultdict(list)
+    for part in left:
+        runs[_shard(part)["whole"]].append(part)
+    for parts in runs.values():
+        _check(parts)
+    return list(runs.values())
 
 
 def combine(parts: Sequence[Run], folder: Path) -> Path:
@@ -105,12 +111,6 @@ def combine(parts: Sequence[Run], folder: Path) -> Path:
 
 def _check(parts: Sequence[Run]) -> None:
     """Refuse what is not each part of one run once, run to its end by the same software."""
-    wholes = {_shard(part)["whole"]: part for part in parts}
-    if len(wholes) > 1:
-        names = ", ".join(part.folder.name for part in wholes.values())
-        raise UsageError(
-            f"combine: these are parts of different runs: {names}; name the folders of one"
-        )
     count = _shard(parts[0])["count"]
     times = Counter(_shard(part)["index"] for part in parts)
     if twice := [index for index, number in times.items() if number > 1]:
@@ -118,7 +118,8 @@ def _check(parts: Sequence[Run]) -> None:
         raise UsageError(f"combine: part {twice[0]}/{count} is there twice: {names}; leave one out")
     if missing := sorted(set(range(1, count + 1)) - times.keys()):
         flags = ", ".join(f"--shard {index}/{count}" for index in missing)
-        raise UsageError(f"combine: of {count} parts are missing: {flags}")
+        names = ", ".join(part.folder.name for part in parts)
+        raise UsageError(f"combine: of {count} parts are missing: {flags}; there are {names}")
     for key in sorted({name for part in parts for name in part.manifest["versions"]}):
         said = {part.manifest["versions"].get(key): part.folder.name for part in parts}
         if len(said) > 1:
