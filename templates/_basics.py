@@ -49,7 +49,7 @@ def test_placement(subject: Subject) -> None:
     outputs, kind, elsewhere = subject.outputs, subject.device.partition(":")[0], []
     assert outputs, "the model has no outputs"
     if isinstance(subject.model, Graph):
-        runtime = subject.model.first
+        runtime = subject.model.first.runtime
         kind, operators, elsewhere = runtime.target, runtime.operators, runtime.elsewhere
     else:
         for name, parameter in subject.model.named_parameters():
@@ -168,7 +168,9 @@ def assert_gradients(subject: Subject) -> None:
 def test_dtype_bf16(subject: Subject) -> None:
     """In bf16 the outputs are of the contracted types and as near to fp64 as that allows."""
     half = Subject(subject.device, "bfloat16", subject.weights, subject.size, subject.seed)
-    if not isinstance(half.model, Graph):  # whose outputs are fp32
+    if isinstance(subject.model, Graph):  # its outputs are fp32
+        half.model = subject.model.in_half()
+    else:
         raw = flatten(half.call(half.model, half.inputs))
         wide = tuple(name for name, value in raw.items() if value.dtype == torch.float32)
         assert wide == story.FP32_OUTPUTS, f"outputs of the bf16 model that are fp32: {wide}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import time
 import unittest
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -30,17 +33,16 @@ class Runtime(Protocol):
     target: str  # "GPU"
     operators: Counter[str]
     elsewhere: list[str]
-    convert_seconds: float
-    compile_seconds: float
 
-    def __init__(self, device: str, dtype: str, model: Any, inputs: dict[str, Any]) -> None:
-        """Export `model`, whose outputs are a flat dict, for `inputs`; compile it for `device`.
-
-        In half precision `dtype` it computes in whatever the device takes by default.
-        """
+    def __init__(self, program: Any, device: str, dtype: str) -> None:
+        """Compile what `convert` gives; half precision `dtype` is what the device does by default."""
 
     def run(self, inputs: Tensors) -> Tensors:
         """The outputs by name, on the CPU; `inputs` has each of `names`."""
+
+    @staticmethod
+    def convert(model: Any, inputs: dict[str, Any]) -> Any:
+        """`model` as a graph that takes `inputs`; its outputs are a flat dictionary."""
 
     @staticmethod
     def why_unavailable(device: str) -> str | None:
@@ -51,19 +53,45 @@ class Runtime(Protocol):
         """Name, driver, software, features and memory, as `describe_device` gives them."""
 
 
+@dataclass
+class Made:
+    """A graph, the arguments that it was made for, and the seconds that it took."""
+
+    arguments: dict[str, Any]
+    program: Any
+    convert_seconds: float
+    runtime: Runtime
+    compile_seconds: float
+
+    def serves(self, arguments: dict[str, Any]) -> bool:
+        """Whether the graph answers these: those that it takes may have other values."""
+        if arguments.keys() != self.arguments.keys():
+            return False
+        for name, value in self.arguments.items():
+            other, variable = arguments[name], name in self.runtime.names
+            if not isinstance(value, torch.Tensor):
+                same = value == other
+            else:
+                same = (value.shape, value.dtype) == (other.shape, other.dtype)
+                same = same and (variable or torch.equal(value, other))
+            if not same:
+                return False
+        return True
+
+
 class Graph:
     """Stands for `model`: exports and compiles it for inputs of each shape when they first come.
 
     Inputs and outputs are on the CPU and in fp32, whatever the graph computes in.
     """
 
-    def __init__(self, model: Any, runtime: type[Runtime], device: str, dtype: str) -> None:
+    def __init__(self, model: Any, runtime: type[Runtime], asked: str, precision: str) -> None:
         for part in model.modules():  # a cache is no output of a graph
             if hasattr(getattr(part, "config", None), "use_cache"):
                 part.config.use_cache = False
         self.model, self.config, self.device, self.dtype = model, model.config, "cpu", torch.float32
-        self.asked, self.load = device, functools.partial(runtime, device, dtype)
-        self.runtimes: list[tuple[dict[str, Any], Runtime]] = []  # and the arguments of the export
+        self.runtime, self.asked, self.precision = runtime, asked, precision
+        self.made: list[Made] = []
         self.failed = False
 
     def __call__(self, **arguments: Any) -> Tensors:
@@ -72,67 +100,70 @@ class Graph:
 
         tensors = {k: v for k, v in arguments.items() if isinstance(v, torch.Tensor)}
         options = {k: v for k, v in arguments.items() if k not in tensors}
-        prepared = prepare_for_export(self.model, dict(tensors))[1]
-        asked = prepared | {"": options}
-        for known, runtime in self.runtimes:
-            if known.keys() == asked.keys() and all(
-                fits(known[k], asked[k], k in runtime.names) for k in known
-            ):
-                break
-        else:
-            runtime = self.export(prepared, options)
-            self.runtimes.append((asked, runtime))
-        return runtime.run({name: prepared[name] for name in runtime.names})
+        inputs = prepare_for_export(self.model, tensors)[1]
+        asked = {**inputs, "": options}
+        made = next((each for each in self.made if each.serves(asked)), None)
+        if made is None:
+            start = time.perf_counter()
+            program = self.converted(dict(inputs), options)
+            made = self.compiled(asked, program, time.perf_counter() - start)
+        return made.runtime.run({name: inputs[name] for name in made.runtime.names})
 
-    def export(self, inputs: dict[str, Any], options: dict[str, Any]) -> Runtime:
+    def converted(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
         """The model as a graph that takes `inputs`, with the `options` of the call in it."""
-        if self.failed:  # said once, by the check that came first
+        if self.failed:  # as the check that came first has said
             raise unittest.SkipTest("the model could not be made a graph")
-        forward, self.failed = self.model.forward, not self.runtimes
+        forward, self.failed = self.model.forward, not self.made
         call = functools.partial(forward, **options)
         self.model.forward = functools.wraps(forward)(lambda **given: flatten(call(**given)))
         try:
-            runtime = self.load(self.model, dict(inputs))
+            return self.runtime.convert(self.model, inputs)
         finally:
             self.model.forward = forward
+
+    def compiled(self, asked: dict[str, Any], program: Any, seconds: float) -> Made:
+        """The graph `program` on the device."""
+        start = time.perf_counter()
+        runtime = self.runtime(program, self.asked, self.precision)
         self.failed = False
-        return runtime
+        self.made.append(Made(asked, program, seconds, runtime, time.perf_counter() - start))
+        return self.made[-1]
+
+    def in_half(self) -> Graph:
+        """The same in half precision; the graph that was made first is compiled anew."""
+        half = copy.copy(self)
+        half.precision, half.made = "bfloat16", []
+        for first in self.made[:1]:
+            half.compiled(first.arguments, first.program, first.convert_seconds)
+        return half
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """Those of the model that it stands for."""
         yield from self.model.parameters()
 
     @property
-    def first(self) -> Runtime:
+    def first(self) -> Made:
         """The graph that was made first. Errors: IndexError where none could be made."""
-        return self.runtimes[0][1]
+        return self.made[0]
 
     @property
     def observed(self) -> str:
         """Where most operators ran: what was asked for, or by its own name another device."""
-        [(place, _)] = self.first.operators.most_common(1)
-        as_asked = place.startswith(self.first.target)
+        [(place, _)] = self.first.runtime.operators.most_common(1)
+        as_asked = place.startswith(self.first.runtime.target)
         return self.asked if as_asked else f"{self.asked.partition(':')[0]}:{place}"
 
     def facts(self) -> dict[str, Any] | None:
         """For the record: of the first graph; None where there is none."""
-        if not self.runtimes:
+        if not self.made:
             return None
-        asked, runtime = self.runtimes[0]
+        runtime = self.first.runtime
         return {
             "software": runtime.software,
             "precision": runtime.precision,
             "operators": dict(runtime.operators),
             "elsewhere": runtime.elsewhere[:20],
-            "left_out": sorted(asked.keys() - runtime.names - {""}),
-            "convert_seconds": runtime.convert_seconds,
-            "compile_seconds": runtime.compile_seconds,
+            "left_out": sorted(self.first.arguments.keys() - runtime.names - {""}),
+            "convert_seconds": self.first.convert_seconds,
+            "compile_seconds": self.first.compile_seconds,
         }
-
-
-def fits(known: Any, asked: Any, variable: bool) -> bool:
-    """Whether a graph made for the argument `known` serves `asked`; a `variable` one may differ."""
-    if not isinstance(known, torch.Tensor):
-        return bool(known == asked)
-    same = (known.shape, known.dtype) == (asked.shape, asked.dtype)
-    return same and (variable or torch.equal(known, asked))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import time
 from collections import Counter
 from typing import Any
 
@@ -16,17 +15,11 @@ from templates._compare import Tensors
 class OpenVINO:
     """A `Runtime` of OpenVINO, converted by transformers' own exporter."""
 
-    def __init__(self, device: str, dtype: str, model: Any, inputs: dict[str, Any]) -> None:
-        openvino, clock = import_openvino(), time.perf_counter
-        from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExporter
-
-        start, single = clock(), dtype == "float32"
-        graph = OpenVINOExporter().export(model, inputs, OpenVINOConfig()).program
-        self.convert_seconds, start = clock() - start, clock()
+    def __init__(self, program: Any, device: str, dtype: str) -> None:
+        openvino = import_openvino()
         core = openvino.Core()
-        hint = {"INFERENCE_PRECISION_HINT": "f32"} if single else {}
-        compiled = core.compile_model(graph, asked_of(device) or "AUTO", hint)
-        self.compile_seconds = clock() - start
+        hint = {"INFERENCE_PRECISION_HINT": "f32"} if dtype == "float32" else {}
+        compiled = core.compile_model(program, asked_of(device) or "AUTO", hint)
         self.software = f"openvino {openvino.__version__.partition('-')[0]}"
         nodes = compiled.get_runtime_model().get_ops()
         found = {node.get_rt_info()["runtimePrecision"].astype(str) for node in nodes}
@@ -37,8 +30,8 @@ class OpenVINO:
         ran = compiled.get_property("EXECUTION_DEVICES")[0]
         self.target = asked_of(device) or ran
         no_work = ("Parameter", "Constant", "Result")
-        operators = [each for each in graph.get_ops() if each.get_type_name() not in no_work]
-        supported = core.query_model(graph, ran, hint)
+        operators = [each for each in program.get_ops() if each.get_type_name() not in no_work]
+        supported = core.query_model(program, ran, hint)
         places = [supported.get(each.get_friendly_name(), "nowhere") for each in operators]
         self.operators = Counter(places)
         self.elsewhere = [
@@ -54,6 +47,14 @@ class OpenVINO:
             port.any_name.removeprefix("output."): torch.from_numpy(value)
             for port, value in found.items()
         }
+
+    @staticmethod
+    def convert(model: Any, inputs: dict[str, Any]) -> Any:
+        """The model of OpenVINO."""
+        import_openvino()
+        from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExporter
+
+        return OpenVINOExporter().export(model, inputs, OpenVINOConfig()).program
 
     @staticmethod
     def why_unavailable(device: str) -> str | None:
