@@ -35,7 +35,7 @@ class Runtime(Protocol):
     elsewhere: list[str]
 
     def __init__(self, program: Any, device: str, dtype: str) -> None:
-        """Compile what `convert` gives; half precision `dtype` is what the device does by default."""
+        """Compile what `convert` gives; half precision is what the device does by default."""
 
     def run(self, inputs: Tensors) -> Tensors:
         """The outputs by name, on the CPU; `inputs` has each of `names`."""
