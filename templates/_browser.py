@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import types
+import unittest
 import zlib
 from collections import Counter
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -38,11 +39,14 @@ PAGE = r"""<!doctype html>
 <textarea id="record" rows="30" cols="80" readonly hidden></textarea>
 <script type="module">
 const profile = [], sessions = [], counts = {dispatches: 0, built: 0}, log = console.log;
-console.log = (...words) => (`${words[0]}`.startsWith('{"cat"') ? profile.push(words[0]) : log(...words));
+console.log = (text) => (`${text}`.startsWith('{"cat"') ? profile.push(text) : log(text));
 const count = (type, what, chosen) => {  // what the browser is asked to do, whoever asks
   for (const name of Object.getOwnPropertyNames(type?.prototype ?? {}).filter(chosen)) {
     const genuine = type.prototype[name];
-    type.prototype[name] = function (...given) { counts[what]++; return genuine.apply(this, given); };
+    type.prototype[name] = function (...given) {
+      counts[what]++;
+      return genuine.apply(this, given);
+    };
   }
 };
 count(self.GPUComputePassEncoder, "dispatches", (name) => name.startsWith("dispatchWorkgroups"));
@@ -51,8 +55,8 @@ count(self.MLGraphBuilder, "built", (name) => !/^(constructor|input|constant|bui
 const ort = await import(new URL("ort/ort.all.min.mjs", location));
 ort.env.wasm.numThreads = 1;
 const places = {JsExecutionProvider: "webgpu", WebNNExecutionProvider: "webnn"};
-const arrays = {float32: Float32Array, float64: Float64Array, int32: Int32Array, int64: BigInt64Array};
-Object.assign(arrays, {bool: Uint8Array, uint8: Uint8Array, int8: Int8Array});
+const arrays = {float32: Float32Array, float64: Float64Array, int64: BigInt64Array,
+  int32: Int32Array, uint8: Uint8Array, int8: Int8Array, bool: Uint8Array};
 const decode = ({type, data}) =>
   new arrays[type](Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0)).buffer);
 const provider = (device) => {  // its name alone: whatever else is listed would run silently
@@ -66,7 +70,8 @@ self.facts = async (device) => {  // of the record; or why it is not there, in t
   if (!isSecureContext) return {why_not: "the page comes neither by https nor from localhost"};
   if (name === "webnn") {
     const failed = await navigator.ml?.createContext({deviceType}).then(() => null, String);
-    return {...found, why_not: navigator.ml ? failed : "no navigator.ml", name: `WebNN ${deviceType}`};
+    const why_not = navigator.ml ? failed : "no navigator.ml";
+    return {...found, why_not, name: `WebNN ${deviceType}`};
   }
   if (!adapter) return {why_not: navigator.gpu ? "requestAdapter finds none" : "no navigator.gpu"};
   const {vendor, architecture, device: model, description, isFallbackAdapter} = adapter.info;
@@ -114,17 +119,24 @@ self.run = async (number, feeds) => {
   return {outputs: sent, seconds, operators, elsewhere};
 };
 
+self.release = async () => {
+  for (const {session} of sessions.splice(0)) await session.release();
+};
+
 self.judge = async () => {  // a person has opened the bundle
   const {inputs, expected, bounds, ...result} = await (await fetch("bundle.json")).json();
   const device = new URLSearchParams(location.search).get("device") ?? result.device.requested;
   const found = await facts(device), start = performance.now(), {why_not, ...known} = found;
   const say = (text) => { told.textContent += `${text}\n`; };
   say(`${result.model_class} on ${device}: ${why_not ?? known.name}`);
-  Object.assign(result.device, {requested: device, observed: why_not ? null : device}, known);
+  const observed = why_not ? null : device;
+  Object.assign(result.device, {requested: device, observed, ...known});
+  result.device.driver = `${navigator.userAgent}, ${known.driver}`;
   Object.assign(result, {started: new Date().toISOString(), checks: []});
   let first;
   const check = async (name, ask) => {
-    const entry = {name, status: "pass", reason: null, value: null, bound: null}, from = performance.now();
+    const entry = {name, status: "pass", reason: null, value: null, bound: null};
+    const from = performance.now();
     const end = (status, reason) => Object.assign(entry, {status, reason: `${reason}`});
     if (why_not) end("skip", why_not);
     else await ask(entry, (reason) => end("fail", reason)).catch((error) => end("error", error));
@@ -148,10 +160,12 @@ self.judge = async () => {  // a person has opened the bundle
     }
   });
   await check("placement", async (entry, fail) => {
-    const {operators, elsewhere, name} = first, all = Object.values(operators).reduce((a, b) => a + b, 0);
-    Object.assign(result.graph, {operators, elsewhere: elsewhere.slice(0, 20)});
+    const {operators, elsewhere, name} = first;
+    const all = Object.values(operators).reduce((a, b) => a + b, 0);
+    const {driver: software} = known;
+    Object.assign(result.graph, {software, operators, elsewhere: elsewhere.slice(0, 20)});
     Object.assign(entry, {value: operators[name] / all, bound: 1});
-    if (!(entry.value > 0.9)) return fail(`${operators[name]} of ${all} operators ran on ${name}: ${elsewhere}`);
+    if (!(entry.value > 0.9)) return fail(`${operators[name]} of ${all} ran there: ${elsewhere}`);
   });
   result.seconds = (performance.now() - start) / 1000;
   say(result.checks.every(({status}) => status === "pass") ? "PASS" : "NOT PASSED");
@@ -170,6 +184,8 @@ class Web:
     precision = "f32"
 
     def __init__(self, device: str, dtype: str, model: Any, inputs: dict[str, Any]) -> None:
+        if dtype != "float32":
+            raise unittest.SkipTest("a browser computes in fp32 here")
         browser, start = opened(), time.perf_counter()
         self.target, self.software = device.partition(":")[0], browser.facts(device)["driver"]
         with tempfile.TemporaryDirectory(dir=browser.folder) as folder:
@@ -264,8 +280,7 @@ opened = functools.cache(Browser)
 class Files(SimpleHTTPRequestHandler):
     """Serves files to pages of any origin, isolated from each other for a fine clock."""
 
-    extensions_map = {
-        **SimpleHTTPRequestHandler.extensions_map,
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {
         ".mjs": "text/javascript",
         ".wasm": "application/wasm",
     }
@@ -319,23 +334,25 @@ def write_bundle(subject: Any, record: dict[str, Any], folder: Path) -> None:
     `record` is of a run without checks; the page completes it.
     """
     write_page(folder)
-    record = dict(record)
+    saved = types.SimpleNamespace(software="", precision="f32", operators={}, elsewhere=[])
+    bundle = dict(record)
+
+    def load(model: Any, inputs: dict[str, Any]) -> Any:  # in place of a runtime
+        start = time.perf_counter()
+        saved.ports = save_onnx(model, inputs, folder / "model.onnx")
+        saved.convert_seconds, saved.compile_seconds = time.perf_counter() - start, 0.0
+        saved.names = {*saved.ports}
+        return saved
 
     def run(inputs: Tensors) -> Tensors:
-        record["inputs"] = {ports[name]: packed(value) for name, value in inputs.items()}
+        bundle["inputs"] = {saved.ports[name]: packed(value) for name, value in inputs.items()}
         return {}
 
-    ports: dict[str, str] = {}
-
-    def load(model: Any, inputs: dict[str, Any]) -> Any:
-        ports.update(save_onnx(model, inputs, folder / "model.onnx"))
-        return types.SimpleNamespace(names={*ports}, run=run)
-
-    subject.model.load = load
+    saved.run, subject.model.load = run, load
     subject.run(subject.model, subject.inputs)
-    record["expected"] = {name: packed(value) for name, value in subject.expected.items()}
-    record["bounds"] = subject.bounds
-    (folder / "bundle.json").write_text(json.dumps(record, allow_nan=False), encoding="utf-8")
+    bundle["expected"] = {name: packed(value) for name, value in subject.expected.items()}
+    bundle |= {"bounds": subject.bounds, "graph": subject.model.facts()}
+    (folder / "bundle.json").write_text(json.dumps(bundle, allow_nan=False), encoding="utf-8")
 
 
 def save_onnx(model: Any, inputs: dict[str, Any], path: Path) -> dict[str, str]:
@@ -343,7 +360,8 @@ def save_onnx(model: Any, inputs: dict[str, Any], path: Path) -> dict[str, str]:
     import onnx_ir
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    with contextlib.redirect_stdout(io.StringIO()):  # torch tells of its progress
+    torch._logging.set_logs(onnx=40)  # type: ignore[attr-defined]  # only errors
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells of its progress
         program = OnnxExporter().export(model, inputs, OnnxConfig()).program
     onnx_ir.save(program, path)
     names = [str(value.name) for value in program.graph.inputs]

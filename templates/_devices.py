@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+from templates._browser import Web
 from templates._graph import Runtime
 from templates._openvino import OpenVINO
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first
-GRAPH_DEVICES = ("openvino",)  # these run exported graphs
-RUNTIMES: dict[str, type[Runtime]] = {"openvino": OpenVINO}
+GRAPH_DEVICES = ("openvino", "webgpu", "webnn")  # these run exported graphs
+RUNTIMES: dict[str, type[Runtime]] = {"openvino": OpenVINO, "webgpu": Web, "webnn": Web}
 
 
 def runtime_of(device: str) -> type[Runtime] | None:

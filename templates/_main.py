@@ -24,6 +24,7 @@ import torch
 from transformers.utils import logging
 
 from templates import _story as story
+from templates._browser import write_bundle
 from templates._compare import MEASURED
 from templates._devices import (
     available_devices,
@@ -59,7 +60,7 @@ def main(namespace: dict[str, Any]) -> int:
     unknown = isinstance(story.MISSING, ModuleNotFoundError)
     missing = [str(story.MISSING.name)] if unknown else []
     device = options.device or ("cpu" if story.MISSING else available_devices()[0])
-    away = None if story.MISSING else why_unavailable(device)
+    away = None if story.MISSING or options.bundle else why_unavailable(device)
     banner = "⛔ NOT THERE" if away else "🔷 MOCK" if missing else "🚀 REAL"
     print(f"{banner}  {story.MODEL_CLASS} on {device}")
     facts: dict[str, Any] = {"observed": None, "name": None, "driver": None, "software": False}
@@ -73,7 +74,7 @@ def main(namespace: dict[str, Any]) -> int:
     else:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        facts |= {"observed": device} | describe_device(device)
+        facts |= {} if options.bundle else {"observed": device} | describe_device(device)
         results = [run_check(name, checks[name], subject) for name in options.checks]
     if graph := graph_facts(subject):
         facts["observed"] = subject.model.observed
@@ -89,6 +90,10 @@ def main(namespace: dict[str, Any]) -> int:
     record |= {"measurements": measure(subject), "environment": environment()}
     record |= {"graph": graph}
     record |= {"started": started.isoformat(), "seconds": time.perf_counter() - clock}
+    if options.bundle:
+        write_bundle(subject, record, options.bundle)
+        print(f"python -m http.server --directory {options.bundle}  # then open the page it names")
+        return 0
     report(record)
     if options.json:
         temporary = options.json.with_name(f".{options.json.name}.{os.getpid()}")
@@ -106,7 +111,8 @@ def parse_arguments(description: str, checks: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--device",
-        help="cpu, cuda, cuda:1, xpu, mps, openvino, openvino:GPU; default: the best of torch",
+        help="cpu, cuda, cuda:1, xpu, mps, openvino, openvino:GPU, webgpu, webnn, webnn:npu; "
+        "default: the best of torch",
     )
     add("--weights", default="random", help="random (default), pretrained or a folder")
     add("--size", default="tiny", choices=["tiny", "full"])
@@ -114,8 +120,16 @@ def parse_arguments(description: str, checks: list[str]) -> argparse.Namespace:
     add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     add("--seed", type=int, default=story.SEED, help="of weights and inputs")
     add("--json", type=Path, metavar="FILE", help="write the record there")
+    add("--browser", metavar="PATH", help="a Chromium, or http://HOST:PORT of one that runs")
+    add("--ort-web", metavar="DIR", help="with the files of onnxruntime-web, for browsers")
+    add("--bundle", type=Path, metavar="DIR", help="write a page for any browser there, and stop")
     add("--list", action="store_true", help="name the checks and stop")
     options = parser.parse_args()
+    if options.bundle and not options.device:
+        options.device = "webgpu"
+    for name in ("browser", "ort_web"):
+        if value := getattr(options, name):
+            os.environ[f"PROVING_GROUND_{name.upper()}"] = value
     if runtime_of(options.device or ""):
         checks = [name for name in checks if name in GRAPH_CHECKS]
     options.checks = options.checks.split(",") if options.checks else checks
@@ -123,6 +137,8 @@ def parse_arguments(description: str, checks: list[str]) -> argparse.Namespace:
         near = difflib.get_close_matches(name, checks, 1) or checks
         where = f" on {options.device}" if options.device else ""
         parser.error(f"there is no check {name!r}{where}; did you mean {', '.join(near)}?")
+    if options.bundle:  # its page asks
+        options.checks = []
     return options
 
 
