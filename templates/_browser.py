@@ -183,28 +183,31 @@ class Web:
 
     precision = "f32"
 
-    def __init__(self, device: str, dtype: str, model: Any, inputs: dict[str, Any]) -> None:
+    def __init__(self, program: Any, device: str, dtype: str) -> None:
         if dtype != "float32":
             raise unittest.SkipTest("a browser computes in fp32 here")
-        browser, start = opened(), time.perf_counter()
-        self.target, self.software = device.partition(":")[0], browser.facts(device)["driver"]
-        with tempfile.TemporaryDirectory(dir=browser.folder) as folder:
-            self.ports = save_onnx(model, inputs, Path(folder, "model.onnx"))
-            self.convert_seconds = time.perf_counter() - start
-            url = f"{browser.origin}/{Path(folder).name}/model.onnx"
-            self.session = browser.page.evaluate(
-                "([where, url]) => load(where, url)", [device, url]
-            )
+        self.target, self.software = device.partition(":")[0], opened().facts(device)["driver"]
+        self.ports = input_names(program)
         self.names = {*self.ports}
-        self.run({name: inputs[name] for name in self.names})  # which compiles it
-        self.compile_seconds = time.perf_counter() - start - self.convert_seconds
+        self.session = opened().load(program, device)
+        self.operators: Counter[str] = Counter()
+        self.elsewhere: list[str] = []
 
     def run(self, inputs: Tensors) -> Tensors:
         """The outputs by name."""
         feeds = {self.ports[name]: packed(value) for name, value in inputs.items()}
-        found = opened().page.evaluate("([n, feeds]) => run(n, feeds)", [self.session, feeds])
+        found = opened().run(self.session, feeds)
         self.operators, self.elsewhere = Counter(found["operators"]), found["elsewhere"]
         return {name.removeprefix("output."): unpacked(v) for name, v in found["outputs"].items()}
+
+    @staticmethod
+    def convert(model: Any, inputs: dict[str, Any]) -> Any:
+        """The model of ONNX."""
+        from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+        torch._logging.set_logs(onnx=40)  # type: ignore[attr-defined]  # only errors
+        with contextlib.redirect_stdout(io.StringIO()):  # torch tells of its progress
+            return OnnxExporter().export(model, inputs, OnnxConfig()).program
 
     @staticmethod
     def why_unavailable(device: str) -> str | None:
@@ -273,6 +276,20 @@ class Browser:
         found: dict[str, Any] = self.page.evaluate("device => facts(device)", device)
         return found
 
+    def load(self, program: Any, device: str) -> int:
+        """The number of a new session, which runs the ONNX model `program` on `device`."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            save_onnx(program, Path(folder))
+            url = f"{self.origin}/{Path(folder).name}/model.onnx"
+            return int(self.page.evaluate("([device, url]) => load(device, url)", [device, url]))
+
+    def run(self, session: int, feeds: dict[str, Any]) -> dict[str, Any]:
+        """The outputs of a session, and what of it ran where."""
+        found: dict[str, Any] = self.page.evaluate(
+            "([n, feeds]) => run(n, feeds)", [session, feeds]
+        )
+        return found
+
 
 opened = functools.cache(Browser)
 
@@ -328,42 +345,45 @@ def write_page(folder: Path) -> None:
             shutil.copy(source / name, folder / "ort" / name)
 
 
+class Saved(Web):
+    """Stands for a browser while a bundle is written: keeps the graph, and what it is asked."""
+
+    def __init__(self, program: Any, device: str, dtype: str) -> None:
+        self.program, self.ports = program, input_names(program)
+        self.names, self.software, self.target = {*self.ports}, "", device
+        self.operators, self.elsewhere = Counter(), []
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """No outputs."""
+        self.feeds = {self.ports[name]: packed(value) for name, value in inputs.items()}
+        return {}
+
+
 def write_bundle(subject: Any, record: dict[str, Any], folder: Path) -> None:
     """Write what a browser on any machine needs to judge the model of `subject` into `folder`.
 
     `record` is of a run without checks; the page completes it.
     """
     write_page(folder)
-    saved = types.SimpleNamespace(software="", precision="f32", operators={}, elsewhere=[])
-    bundle = dict(record)
-
-    def load(model: Any, inputs: dict[str, Any]) -> Any:  # in place of a runtime
-        start = time.perf_counter()
-        saved.ports = save_onnx(model, inputs, folder / "model.onnx")
-        saved.convert_seconds, saved.compile_seconds = time.perf_counter() - start, 0.0
-        saved.names = {*saved.ports}
-        return saved
-
-    def run(inputs: Tensors) -> Tensors:
-        bundle["inputs"] = {saved.ports[name]: packed(value) for name, value in inputs.items()}
-        return {}
-
-    saved.run, subject.model.load = run, load
+    subject.model.runtime = Saved
     subject.run(subject.model, subject.inputs)
+    saved = subject.model.first.runtime
+    save_onnx(saved.program, folder)
+    bundle = record | {"graph": subject.model.facts(), "inputs": saved.feeds}
     bundle["expected"] = {name: packed(value) for name, value in subject.expected.items()}
-    bundle |= {"bounds": subject.bounds, "graph": subject.model.facts()}
+    bundle["bounds"] = subject.bounds
     (folder / "bundle.json").write_text(json.dumps(bundle, allow_nan=False), encoding="utf-8")
 
 
-def save_onnx(model: Any, inputs: dict[str, Any], path: Path) -> dict[str, str]:
-    """Export `model` for `inputs` to the file `path`; gives what the graph calls each input."""
+def save_onnx(program: Any, folder: Path) -> None:
+    """Write the ONNX model `program` to model.onnx in `folder`."""
     import onnx_ir
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    torch._logging.set_logs(onnx=40)  # type: ignore[attr-defined]  # only errors
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells of its progress
-        program = OnnxExporter().export(model, inputs, OnnxConfig()).program
-    onnx_ir.save(program, path)
+    onnx_ir.save(program, folder / "model.onnx")
+
+
+def input_names(program: Any) -> dict[str, str]:
+    """What the ONNX model `program` calls each input of the model."""
     names = [str(value.name) for value in program.graph.inputs]
     return {name.removeprefix("input."): name for name in names}
 
