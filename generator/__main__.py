@@ -31,12 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--missing", action="store_true", help="discover: the families that have no entry yet"
     )
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--refresh", action="store_true", help="discover: only golden values and switches"
+    )
+    options = parser.parse_intermixed_args(arguments)  # flags may stand anywhere
     try:
         if options.command == "discover":
             from generator import discover  # torch and transformers take seconds to import
 
-            return discover.main(families.missing() if options.missing else options.families)
+            wanted = families.missing() if options.missing else options.families
+            return discover.main(wanted, refresh_only=options.refresh)
         if options.command == "bench":
             from generator import bench  # black and libcst take a second to import
 

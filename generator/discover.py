@@ -20,7 +20,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +33,7 @@ from generator.inputs import INPUTS, Candidate, make_input
 from generator.shrink import RELAXATIONS, Tree, instantiate, shrink
 from templates import _random, _story
 from templates._compare import fingerprint, flatten
-from templates._heads import Head
+from templates._heads import Head, Switched
 from templates._subject import Subject
 
 OVERRIDES = ROOT / "generator" / "overrides"
@@ -79,6 +79,7 @@ COMMON = (
     "transformers.generation",
     "transformers.models.auto.modeling_auto",
 )
+COMMON_SWITCHES = {"is_encoder_decoder", "tie_word_embeddings", "use_cache"}  # checked elsewhere
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 CACHES = {"past_key_values", "cache_params", "state", "decoder_cache"}  # arguments that hold one
 LABELLED = (
@@ -90,15 +91,24 @@ LABELLED = (
 )  # and all whose name ends in "detection"
 
 
-def main(families: list[str], directory: Path = registry.DIRECTORY) -> int:
-    """Discover `families` (all of the registry where none is named) and write the registry."""
+def main(
+    families: list[str], directory: Path = registry.DIRECTORY, refresh_only: bool = False
+) -> int:
+    """Discover `families` (all of the registry where none is named) and write the registry.
+
+    With `refresh_only` only their golden values and the switches of their configurations.
+    """
     known, overrides = registry.read(directory), read_overrides()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     preload()
     failed, found = [], {}
     wanted = families or sorted(known)
-    for family, result in apart(discover, [(each, overrides.get(each, [])) for each in wanted]):
+    if refresh_only:
+        work = apart(refresh, [*registry.select(known, wanted).items()])
+    else:
+        work = apart(discover, [(each, overrides.get(each, [])) for each in wanted])
+    for family, result in work:
         if isinstance(result, registry.Entry):
             found[family] = result
             print(f"{family}: {result.model_class}, {result.parameters} parameters", flush=True)
@@ -289,21 +299,13 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     for override in overrides:
         options |= override.options
     limit = next((override for override in overrides if override.coverage), None)
-    _story.active = SimpleNamespace(  # type: ignore[assignment]
-        ATTENTIONS=attentions,
-        EXPERTS=experts,
-        OPTIONS=options,
-        build_config=lambda: instantiate(candidate.tree),
-        build_model=lambda weights, size, seed: seeded(candidate, seed),
-        build_inputs=lambda config, seed: {
-            name: make_input(name, spec, config, seed) for name, spec in candidate.inputs.items()
-        },
-    )
+    stage(candidate, attentions, experts, options)
     subject = living_subject()
     flags = [name for name in FLAGS if accepts(subject, name)]
     fresh = Subject("cpu", seed=subject.seed)  # a model may keep the hooks of earlier calls
     everything = fresh.run(fresh.reference, fresh.inputs, **dict.fromkeys(flags, True))
     further, left_out = living_heads(candidate, subject.seed)
+    switches, stuck = living_switches(subject)
     applicable, reasons = facts(candidate, subject, attentions, experts)
     if further:
         applicable["heads"] = f"{candidate.family} has {len(further)} further heads"
@@ -353,7 +355,37 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         insensitive={name: each.reason for each in overrides for name in each.insensitive},
         no_gradient=cross_attention(further)
         | {p: override.reason for override in overrides for p in override.no_gradient},
-        golden={name: golden(value) for name, value in subject.expected.items()},
+        switches=switches,
+        switches_left_out=stuck,
+        golden=golden_values(subject, further, switches),
+    )
+
+
+def refresh(family: str, entry: registry.Entry) -> registry.Entry:
+    """`entry` with the golden values and the switches that the installed transformers gives."""
+    model_class = getattr(transformers, entry.model_class)
+    candidate = Candidate(family, entry.architecture, entry.head, model_class, entry.config, None)
+    candidate.inputs = entry.inputs
+    stage(candidate, entry.attentions, entry.experts, entry.options)
+    subject = Subject("cpu", seed=entry.seed)
+    switches, stuck = living_switches(subject)
+    values = golden_values(subject, entry.heads, switches)
+    return replace(entry, switches=switches, switches_left_out=stuck, golden=values)
+
+
+def stage(candidate: Candidate, attentions: list[str], experts: list[str], options: Tree) -> None:
+    """Let the code that templates share have the model of `candidate` for a script."""
+    _story.active = SimpleNamespace(  # type: ignore[assignment]
+        MODEL_CLASS=candidate.model_class.__name__,
+        ATTENTIONS=attentions,
+        EXPERTS=experts,
+        OPTIONS=options,
+        SWITCHES={},
+        build_config=lambda: instantiate(candidate.tree),
+        build_model=lambda weights, size, seed: seeded(candidate, seed),
+        build_inputs=lambda config, seed: {
+            name: make_input(name, spec, config, seed) for name, spec in candidate.inputs.items()
+        },
     )
 
 
@@ -405,6 +437,57 @@ def living_heads(candidate: Candidate, seed: int) -> tuple[dict[str, str], dict[
         except Exception as error:  # models refuse what does not suit them in every way
             left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     return living, left_out
+
+
+def living_switches(subject: Subject) -> tuple[dict[str, bool], dict[str, str]]:
+    """The switches of the configuration that change what the model gives, as they are not usually.
+
+    And those with which it does not run, with the error.
+    """
+    living: dict[str, bool] = {}
+    left_out: dict[str, str] = {}
+    for name, value in switches_of(_story.build_config()):
+        _story.SWITCHES[name] = not value
+        try:
+            found = Switched("cpu", seed=subject.seed, switch=name).expected
+        except Exception as error:  # models refuse what does not suit them in every way
+            left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            continue
+        if any(not alive(value) for value in found.values()):
+            left_out[name] = "an output is zero or not finite"
+        elif {n: golden(v) for n, v in found.items()} != {
+            n: golden(v) for n, v in subject.expected.items()
+        }:
+            living[name] = not value
+    return living, left_out
+
+
+def switches_of(config: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """The boolean fields of a configuration and its parts, but for those that all models have."""
+    common = vars(transformers.PreTrainedConfig()).keys() | COMMON_SWITCHES
+    for name, value in sorted(vars(config).items()):
+        if isinstance(value, transformers.PreTrainedConfig):
+            yield from switches_of(value, f"{prefix}{name}.")
+        elif (
+            isinstance(value, bool) and name not in common and not name.startswith(("_", "output_"))
+        ):
+            yield prefix + name, value
+
+
+def golden_values(
+    subject: Subject, further: dict[str, str], switches: Iterable[str]
+) -> dict[str, list[float]]:
+    """The fingerprints of the outputs: of the model, of each further head, with each switch."""
+    found = {"": subject.expected}
+    for name, task in further.items():
+        found[f"{name}."] = Head("cpu", seed=subject.seed, head=name, task=task).expected
+    for name in switches:
+        found[f"{name}."] = Switched("cpu", seed=subject.seed, switch=name).expected
+    return {
+        whose + name: golden(value)
+        for whose, outputs in found.items()
+        for name, value in outputs.items()
+    }
 
 
 def cross_attention(further: Iterable[str]) -> dict[str, str]:

@@ -96,10 +96,13 @@ class Entry:
     checks: dict[str, str]  # check -> the fact that makes it applicable
     not_applicable: dict[str, str] = field(default_factory=dict)  # check -> the fact why not
     options: dict[str, Any] = field(default_factory=dict)  # arguments of every call
+    switches: dict[str, bool] = field(default_factory=dict)  # of the configuration -> thrown
+    switches_left_out: dict[str, str] = field(default_factory=dict)  # such -> why
     insensitive: dict[str, str] = field(default_factory=dict)  # inputs -> why they change nothing
     no_gradient: dict[str, str] = field(default_factory=dict)  # parameters -> reviewed reason
     constants: dict[str, Any] = field(default_factory=dict)  # what else the template's SLOTS name
-    golden: dict[str, list[float]] = field(default_factory=dict)  # output -> fingerprint
+    # `output`, of a further head `HEAD.output`, with a switch `SWITCH.output` -> fingerprint
+    golden: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def config_class(self) -> str:
@@ -129,6 +132,8 @@ TABLES = (
     "checks",
     "not_applicable",
     "options",
+    "switches",
+    "switches_left_out",
     "insensitive",
     "no_gradient",
     "constants",
@@ -300,7 +305,10 @@ def _consistent(where: str, entry: Entry) -> Entry:
         )
     for check in entry.checks.keys() & entry.not_applicable.keys():
         raise RegistryError(f"{where}.not_applicable] {check!r} is in [{entry.family}.checks] too")
+    others = tuple(f"{name}." for name in (*entry.heads, *entry.switches))
     for name in entry.golden.keys() - entry.outputs.keys():
+        if name.startswith(others):
+            continue
         hint = suggest(name, entry.outputs)
         raise RegistryError(f"{where}.golden] {name!r} is not in [{entry.family}.outputs]{hint}")
     return replace(entry, config=_with_none(entry.config))

@@ -5,26 +5,40 @@ from __future__ import annotations
 import copy
 import fnmatch
 import unittest
+from dataclasses import replace
 
 import torch
 
 from templates import _story as story
-from templates._compare import assert_agree, assert_loss, fingerprint, flatten, note, rms, rmse
+from templates._compare import (
+    Tensors,
+    assert_agree,
+    assert_golden,
+    assert_loss,
+    flatten,
+    note,
+    rms,
+    rmse,
+)
 from templates._graph import Graph
-from templates._heads import Head
+from templates._heads import Head, Switched
 from templates._random import normals
 from templates._subject import Subject, excused, operators_by_device
 
 
 def test_forward(subject: Subject) -> None:
-    """The outputs have the contracted names and shapes and are finite; tuple and dict agree."""
+    """The outputs have the contracted names and shapes, are finite, the same however asked for."""
     for name, value in subject.outputs.items():
         assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
     everything = subject.run(subject.reference, subject.inputs, **story.ALL_OUTPUTS)
     shapes = {name: tuple(value.shape) for name, value in everything.items()}
     assert shapes == story.OUTPUTS or subject.size == "full", f"the shapes are {shapes}"
+    exact = {name: 1e-9 * rms(value) for name, value in subject.expected.items()}
+    assert_agree(everything, subject.expected, exact, "with hidden states and the like")
     if isinstance(subject.model, Graph):  # which has but one form
         return
+    asked = subject.run(subject.model, subject.inputs, **story.ALL_OUTPUTS)
+    assert_agree(asked, subject.expected, subject.bounds, "with hidden states and the like")
     as_tuple = subject.run(subject.model, subject.inputs, return_dict=False)
     for element, (name, value) in zip(as_tuple.values(), subject.outputs.items(), strict=True):
         assert torch.equal(element, value), f"{name} differs with return_dict=False"
@@ -61,10 +75,11 @@ def test_placement(subject: Subject) -> None:
 
 
 def test_determinism(subject: Subject) -> None:
-    """Two runs on the same inputs agree."""
+    """Runs on the same inputs agree, whatever state random number generators are in."""
     bounds = {name: 1e-6 * rms(value) for name, value in subject.outputs.items()}
-    again = subject.run(subject.model, subject.inputs)
-    assert_agree(again, subject.outputs, bounds, "a second run")
+    for seed, what in ((subject.seed, "a second run"), (subject.seed + 1, "a run of another seed")):
+        again = replace(subject, seed=seed).run(subject.model, subject.inputs)
+        assert_agree(again, subject.outputs, bounds, what)
 
 
 def test_sensitivity(subject: Subject) -> None:
@@ -104,14 +119,13 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
 
 
 def test_golden(subject: Subject) -> None:
-    """The fp64 outputs are those that were stored: else the model's behaviour has changed."""
+    """The fp64 outputs are those that were stored, also with each switch of the configuration."""
     if (subject.weights, subject.size, subject.seed) != ("random", "tiny", story.SEED):
         raise unittest.SkipTest(f"the golden values are of random tiny weights, seed {story.SEED}")
-    assert subject.expected.keys() == story.GOLDEN.keys(), f"the outputs are {[*subject.expected]}"
-    for name, golden in story.GOLDEN.items():
-        found, bound = fingerprint(subject.expected[name]), 1e-6 * golden[0]
-        error = note(max(abs(a - b) for a, b in zip(found, golden, strict=True)), bound)
-        assert error <= bound, f"{name} has the fingerprint {found}, stored is {golden}"
+    assert_golden(subject.expected)
+    for name in story.SWITCHES:
+        switched = Switched(subject.device, seed=subject.seed, switch=name)
+        assert_golden(switched.expected, f"{name}.")
 
 
 def test_save_load(subject: Subject) -> None:
@@ -179,34 +193,42 @@ def test_dtype_bf16(subject: Subject) -> None:
 
 def test_isolation(subject: Subject) -> None:
     """A call changes neither its inputs nor the configuration, the weights or any class."""
-    model, inputs = subject.model, copy.deepcopy(subject.inputs)
+    inputs = dict(story.build_inputs(subject.model.config, subject.seed))  # nobody has seen them
+    assert_untouched(subject, inputs)
+
+
+def assert_untouched(subject: Subject, inputs: Tensors, what: str = "a forward pass") -> None:
+    """A call of the model of `subject` on `inputs` changes nothing but its outputs."""
     plain = (bool, int, float, str, list, tuple, dict, set)
 
     def state() -> dict[str, object]:
-        classes = {type(module) for module in model.modules()}
+        classes = {type(module) for module in subject.model.modules()}
         attributes = {
             (c, k): v for c in classes for k, v in vars(c).items() if isinstance(v, plain)
         }
         return {
             "inputs": {name: value.tolist() for name, value in inputs.items()},
-            "configuration": model.config.to_dict(),
-            "weights": {name: rms(value) for name, value in model.state_dict().items()},
+            "configuration": subject.model.config.to_dict(),
+            "weights": {name: rms(value) for name, value in subject.model.state_dict().items()},
             "classes": attributes,
         }
 
     before = copy.deepcopy(state())
-    subject.run(model, inputs)
+    subject.run(subject.model, inputs)
     touched = [part for part, value in state().items() if value != before[part]]
-    assert not touched, f"a forward pass changes {touched}"
+    assert not touched, f"{what} changes {touched}"
 
 
 def test_heads(subject: Subject) -> None:
-    """Each further head is near to fp64, has the loss of its formula, and all of it learns."""
+    """Each further head gives what it should, has the loss of its formula, and all of it learns."""
     if (subject.weights, subject.size) != ("random", "tiny"):
         raise unittest.SkipTest("further heads are checked with random tiny weights")
     for name, task in story.HEADS.items():
         head = Head(subject.device, subject.dtype, seed=subject.seed, head=name, task=task)
+        assert_untouched(head, head.inputs, name)
         assert_agree(head.outputs, head.expected, head.bounds, f"{name} against fp64")
+        if any(key.startswith(f"{name}.") for key in story.GOLDEN):
+            assert_golden(head.expected, f"{name}.")
         labels, formula = head.loss()
         found = flatten(head.call(head.model, head.inputs | labels))
         expected = formula(head.run(head.model, head.inputs))

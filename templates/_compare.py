@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from templates import _story as story
 from templates._random import normals
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
@@ -54,6 +55,24 @@ def fingerprint(tensor: torch.Tensor) -> tuple[float, float, float]:
     flat = tensor.double().flatten()
     first, second = (normals(f"fingerprint {k}", flat.shape).double() @ flat for k in (1, 2))
     return rms(flat), first.item() / len(flat) ** 0.5, second.item() / len(flat) ** 0.5
+
+
+def assert_golden(found: Tensors, whose: str = "") -> None:
+    """The fingerprints of what is `found` are those that GOLDEN has under `whose` names.
+
+    Else the behaviour of the model has changed.
+    """
+    named = {whose + name: value for name, value in found.items()}
+    stored = {
+        name: golden
+        for name, golden in story.GOLDEN.items()
+        if (name.startswith(whose) if whose else name in story.OUTPUTS)
+    }
+    assert named.keys() == stored.keys(), f"the outputs are {[*named]}, stored are {[*stored]}"
+    for name, golden in stored.items():
+        fresh, bound = fingerprint(named[name]), 1e-6 * golden[0]
+        error = note(max(abs(a - b) for a, b in zip(fresh, golden, strict=True)), bound)
+        assert error <= bound, f"{name} has the fingerprint {fresh}, stored is {golden}"
 
 
 def row_of(tensors: Tensors, row: int) -> Tensors:

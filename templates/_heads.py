@@ -1,7 +1,8 @@
-"""A further head of the family (a classifier, a tagger, …) as a subject of its own."""
+"""A further head of the family, or a switch of its configuration, as a subject of its own."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,3 +75,19 @@ class Head(Subject):
             return entropy(given.flatten(0, -2), classes.flatten())
 
         return {"labels": labels}, formula
+
+
+@dataclass
+class Switched(Subject):
+    """The model with one `switch` of its configuration (`text_config.mlp_bias`) thrown."""
+
+    switch: str = ""
+
+    def make(self) -> Any:
+        """The model in fp32 on the CPU, with random weights."""
+        config = story.build_config()
+        *path, name = self.switch.split(".")
+        setattr(functools.reduce(getattr, path, config), name, story.SWITCHES[self.switch])
+        model = getattr(transformers, story.MODEL_CLASS)(config)
+        set_weights(model, self.seed)
+        return model

@@ -56,6 +56,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
+    "SWITCHES": "switches",
     "OPTIONS": "options",
     "INSENSITIVE": "insensitive",
     "NO_GRADIENT": "no_gradient",
@@ -100,6 +101,7 @@ OUTPUTS = {
     "enc_outputs_coord_logits": (2, 126, 4),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {
     "pixel_mask": "the backbone makes masks of pixel_mask, which nothing reads"
