@@ -32,7 +32,7 @@ from generator import ROOT, heads, registry
 from generator.inputs import INPUTS, Candidate, make_input
 from generator.shrink import RELAXATIONS, Tree, instantiate, shrink
 from templates import _random, _story
-from templates._compare import fingerprint, flatten
+from templates._compare import fingerprint, flatten, joined
 from templates._heads import Head, Switched
 from templates._subject import Subject
 
@@ -453,11 +453,9 @@ def living_switches(subject: Subject) -> tuple[dict[str, bool], dict[str, str]]:
         except Exception as error:  # models refuse what does not suit them in every way
             left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             continue
-        if any(not alive(value) for value in found.values()):
+        if any(not alive(tensor) for tensor in found.values()):
             left_out[name] = "an output is zero or not finite"
-        elif {n: golden(v) for n, v in found.items()} != {
-            n: golden(v) for n, v in subject.expected.items()
-        }:
+        elif golden(joined(found)) != golden(joined(subject.expected)):
             living[name] = not value
     return living, left_out
 
@@ -477,17 +475,13 @@ def switches_of(config: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
 def golden_values(
     subject: Subject, further: dict[str, str], switches: Iterable[str]
 ) -> dict[str, list[float]]:
-    """The fingerprints of the outputs: of the model, of each further head, with each switch."""
-    found = {"": subject.expected}
+    """The fingerprints of the outputs, and of those of each further head and with each switch."""
+    found = dict(subject.expected)
     for name, task in further.items():
-        found[f"{name}."] = Head("cpu", seed=subject.seed, head=name, task=task).expected
+        found[name] = joined(Head("cpu", seed=subject.seed, head=name, task=task).expected)
     for name in switches:
-        found[f"{name}."] = Switched("cpu", seed=subject.seed, switch=name).expected
-    return {
-        whose + name: golden(value)
-        for whose, outputs in found.items()
-        for name, value in outputs.items()
-    }
+        found[name] = joined(Switched("cpu", seed=subject.seed, switch=name).expected)
+    return {name: golden(value) for name, value in found.items()}
 
 
 def cross_attention(further: Iterable[str]) -> dict[str, str]:

@@ -101,7 +101,7 @@ class Entry:
     insensitive: dict[str, str] = field(default_factory=dict)  # inputs -> why they change nothing
     no_gradient: dict[str, str] = field(default_factory=dict)  # parameters -> reviewed reason
     constants: dict[str, Any] = field(default_factory=dict)  # what else the template's SLOTS name
-    # `output`, of a further head `HEAD.output`, with a switch `SWITCH.output` -> fingerprint
+    # output, or further head, or switch (of whose outputs all are joined) -> fingerprint
     golden: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -305,10 +305,7 @@ def _consistent(where: str, entry: Entry) -> Entry:
         )
     for check in entry.checks.keys() & entry.not_applicable.keys():
         raise RegistryError(f"{where}.not_applicable] {check!r} is in [{entry.family}.checks] too")
-    others = tuple(f"{name}." for name in (*entry.heads, *entry.switches))
-    for name in entry.golden.keys() - entry.outputs.keys():
-        if name.startswith(others):
-            continue
+    for name in entry.golden.keys() - {*entry.outputs, *entry.heads, *entry.switches}:
         hint = suggest(name, entry.outputs)
         raise RegistryError(f"{where}.golden] {name!r} is not in [{entry.family}.outputs]{hint}")
     return replace(entry, config=_with_none(entry.config))

@@ -57,22 +57,18 @@ def fingerprint(tensor: torch.Tensor) -> tuple[float, float, float]:
     return rms(flat), first.item() / len(flat) ** 0.5, second.item() / len(flat) ** 0.5
 
 
-def assert_golden(found: Tensors, whose: str = "") -> None:
-    """The fingerprints of what is `found` are those that GOLDEN has under `whose` names.
-
-    Else the behaviour of the model has changed.
-    """
-    named = {whose + name: value for name, value in found.items()}
-    stored = {
-        name: golden
-        for name, golden in story.GOLDEN.items()
-        if (name.startswith(whose) if whose else name in story.OUTPUTS)
-    }
-    assert named.keys() == stored.keys(), f"the outputs are {[*named]}, stored are {[*stored]}"
-    for name, golden in stored.items():
-        fresh, bound = fingerprint(named[name]), 1e-6 * golden[0]
+def assert_golden(found: Tensors) -> None:
+    """The fingerprints of these tensors are those that GOLDEN has: else behaviour has changed."""
+    for name, value in found.items():
+        golden = story.GOLDEN[name]
+        fresh, bound = fingerprint(value), 1e-6 * golden[0]
         error = note(max(abs(a - b) for a, b in zip(fresh, golden, strict=True)), bound)
         assert error <= bound, f"{name} has the fingerprint {fresh}, stored is {golden}"
+
+
+def joined(tensors: Tensors) -> torch.Tensor:
+    """The values of all tensors, fp64, one after the other."""
+    return torch.cat([value.double().flatten() for value in tensors.values()])
 
 
 def row_of(tensors: Tensors, row: int) -> Tensors:

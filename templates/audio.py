@@ -87,13 +87,24 @@ OUTPUTS = {
     "attentions.1": (2, 4, 9, 9),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "add_adapter": True,
+    "conv_bias": True,
+    "do_stable_layer_norm": False,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
     "wav2vec2.masked_spec_embed": "time steps are masked in training only"
 }  # parameters -> why they have none
-GOLDEN = {"logits": (1.309899769, -0.8123573411, 0.481741444)}
+GOLDEN = {
+    "logits": (1.309899769, -0.8123573411, 0.481741444),
+    "Wav2Vec2ForSequenceClassification": (0.3498241106, 0.1009466886, -0.0004150814043),
+    "Wav2Vec2ForAudioFrameClassification": (1.061874388, 0.4379951465, 0.04467044426),
+    "add_adapter": (0.3727939928, -0.4187859787, -0.2796556868),
+    "conv_bias": (1.302820577, 0.320474794, -0.1456722186),
+    "do_stable_layer_norm": (1.368205735, -0.8217322731, 0.1731701307),
+}
 
 
 def build_config() -> Wav2Vec2Config:

@@ -82,11 +82,16 @@ OUTPUTS = {
     "attentions.1": (2, 4, 20, 20),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "qkv_bias": False
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (0.9418233381, 0.5580035711, 0.602286808)}
+GOLDEN = {
+    "logits": (0.9418233381, 0.5580035711, 0.602286808),
+    "qkv_bias": (1.071294848, 0.7943574077, 0.9952450421),
+}
 
 
 def build_config() -> ASTConfig:

@@ -94,7 +94,10 @@ OUTPUTS = {
     "audio_model_output.attentions.1": (2, 4, 16, 16),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "audio_config.enable_patch_layer_norm": False,
+    "audio_config.qkv_bias": False,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
@@ -107,6 +110,8 @@ GOLDEN = {
     "text_model_output.pooler_output": (0.6521599416, 0.4289192229, 0.6935834813),
     "audio_model_output.last_hidden_state": (1.098748169, 0.9870881862, 0.8270139394),
     "audio_model_output.pooler_output": (0.9892374328, -0.3537763479, 0.2191177436),
+    "audio_config.enable_patch_layer_norm": (1.059054796, 1.234843948, -0.7673019345),
+    "audio_config.qkv_bias": (1.029006286, 1.570185201, -1.184719411),
 }
 
 

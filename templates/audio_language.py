@@ -89,13 +89,16 @@ OUTPUTS = {
     "audio_hidden_states": (33, 32),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "projector_bias": False
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits": (1.028407676, -0.2283577047, -2.782790733),
     "audio_hidden_states": (0.6128430213, 0.3690556005, 0.1245528566),
+    "projector_bias": (0.9754476798, -0.02952139235, -2.093718967),
 }
 
 

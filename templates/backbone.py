@@ -83,13 +83,16 @@ OUTPUTS = {
     "attentions.1": (2, 4, 24, 24),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "qkv_bias": False
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "last_hidden_state": (1.121109401, -1.261861935, -0.189994226),
     "pooler_output": (1.017954555, -1.11314476, 1.162930348),
+    "qkv_bias": (1.12580969, -0.9485162312, -0.1117843332),
 }
 
 

@@ -76,7 +76,11 @@ EXPERTS: tuple[str, ...] = ()
 ALL_OUTPUTS: dict[str, bool] = {}
 OUTPUTS = {"audio_codes": (1, 2, 4, 10), "audio_values": (2, 1, 3200)}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "normalize": True,
+    "use_causal_conv": False,
+    "use_conv_shortcut": False,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
@@ -85,6 +89,9 @@ NO_GRADIENT: dict[str, str] = {
 GOLDEN = {
     "audio_codes": (14.3618418, 17.60680587, -6.676215883),
     "audio_values": (0.3047994965, 0.3845933522, -0.2040835229),
+    "normalize": (1.644876756, 2.110943703, -0.8654861868),
+    "use_causal_conv": (1.50993083, 0.8452146668, -1.356827829),
+    "use_conv_shortcut": (2.486464057, 0.5418326796, 1.978141254),
 }
 
 

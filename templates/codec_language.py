@@ -94,14 +94,27 @@ OUTPUTS = {
     "attentions.1": (2, 4, 20, 20),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "attention_bias": True,
+    "codec_config.attention_bias": True,
+    "codec_config.use_causal_conv": False,
+    "codec_config.use_conv_shortcut": True,
+    "mlp_bias": True,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
     "depth_decoder.*": "the depth decoder is read for labels only, the codec without gradient",
     "codec_model.*": "the depth decoder is read for labels only, the codec without gradient",
 }  # parameters -> why they have none
-GOLDEN = {"logits": (1.080566877, -1.240917265, 1.106373816)}
+GOLDEN = {
+    "logits": (1.080566877, -1.240917265, 1.106373816),
+    "attention_bias": (1.082111887, -1.919678055, 0.2133754532),
+    "codec_config.attention_bias": (1.079382599, -1.030432673, 0.5084136034),
+    "codec_config.use_causal_conv": (1.090659215, -1.862068502, 1.001856899),
+    "codec_config.use_conv_shortcut": (1.060369505, -1.109069042, -1.781042297),
+    "mlp_bias": (1.03629289, -0.707067203, 0.5501214449),
+}
 
 
 def build_config() -> CsmConfig:

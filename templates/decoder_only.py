@@ -98,11 +98,21 @@ OUTPUTS = {
     "attentions.1": (2, 4, 12, 12),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "attention_bias": True,
+    "mlp_bias": True,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (1.025404838, 0.7297328871, -1.074646717)}
+GOLDEN = {
+    "logits": (1.025404838, 0.7297328871, -1.074646717),
+    "LlamaForSequenceClassification": (1.475594765, -1.63135231, 1.321169067),
+    "LlamaForTokenClassification": (1.074893248, 1.473298531, -0.6464734074),
+    "LlamaForQuestionAnswering": (1.424591013, -0.5760000554, -1.599482854),
+    "attention_bias": (0.9429688281, 1.212168285, -1.683782563),
+    "mlp_bias": (1.007277554, 0.7864768906, -1.448950097),
+}
 
 
 def build_config() -> LlamaConfig:

@@ -86,14 +86,21 @@ OUTPUTS = {
     "attentions.3": (2, 4, 17, 17),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "qkv_bias": False,
+    "use_batch_norm_in_fusion_residual": True,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
     "dpt.layernorm.*": "the neck takes the hidden states before the last norm",
     "neck.fusion_stage.layers.0.residual_layer1.*": "the first fusion layer fuses nothing",
 }  # parameters -> why they have none
-GOLDEN = {"predicted_depth": (2.243476057, 1.419320334, -2.411564243)}
+GOLDEN = {
+    "predicted_depth": (2.243476057, 1.419320334, -2.411564243),
+    "qkv_bias": (2.669646015, 2.441029175, -2.680087251),
+    "use_batch_norm_in_fusion_residual": (1.291604277, -0.2376285125, -1.137770829),
+}
 
 
 def build_config() -> DPTConfig:

@@ -93,7 +93,11 @@ OUTPUTS = {
     "encoder_attentions.1": (2, 4, 6, 6),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "auxiliary_loss": True,
+    "backbone_config.downsample_in_bottleneck": True,
+    "backbone_config.downsample_in_first_stage": True,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
@@ -104,6 +108,9 @@ GOLDEN = {
     "pred_boxes": (0.587590082, -0.07670311263, 0.4144379683),
     "last_hidden_state": (1.033441036, 0.4828735116, -0.07641326038),
     "encoder_last_hidden_state": (1.061999116, 1.288398108, 1.67020537),
+    "auxiliary_loss": (1.047449867, -1.337891277, -1.229926467),
+    "backbone_config.downsample_in_bottleneck": (1.013229793, -1.257578702, -0.9735952053),
+    "backbone_config.downsample_in_first_stage": (1.02110508, -0.2403195075, -0.8641939705),
 }
 
 

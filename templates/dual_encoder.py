@@ -103,26 +103,11 @@ GOLDEN = {
     "logits_per_text": (1.638173541, -0.08084625133, -0.007404104075),
     "text_embeds": (0.2236067977, 0.0324525388, -0.03805352348),
     "image_embeds": (0.2236067977, 0.168208494, -0.07265782048),
-    "text_model_output.last_hidden_state": (
-        0.9992630408,
-        -0.7860213056,
-        -0.9920870967,
-    ),
-    "text_model_output.pooler_output": (
-        0.8927365071,
-        0.150304953,
-        -0.1470883092,
-    ),
-    "vision_model_output.last_hidden_state": (
-        1.6887689,
-        1.328915107,
-        -1.235473223,
-    ),
-    "vision_model_output.pooler_output": (
-        1.279238176,
-        0.9613462061,
-        -0.4103302202,
-    ),
+    "text_model_output.last_hidden_state": (0.9992630408, -0.7860213056, -0.9920870967),
+    "text_model_output.pooler_output": (0.8927365071, 0.150304953, -0.1470883092),
+    "vision_model_output.last_hidden_state": (1.6887689, 1.328915107, -1.235473223),
+    "vision_model_output.pooler_output": (1.279238176, 0.9613462061, -0.4103302202),
+    "CLIPForImageClassification": (1.157255592, 1.516245501, -0.930059014),
 }
 
 

@@ -105,7 +105,9 @@ OUTPUTS = {
     "encoder_attentions.1": (2, 4, 12, 12),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "scale_embedding": True
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
@@ -116,6 +118,10 @@ NO_GRADIENT: dict[str, str] = {
 GOLDEN = {
     "logits": (1.18125358, 0.1447756792, 0.1163046686),
     "encoder_last_hidden_state": (1.135170622, 0.9122925476, 2.618635322),
+    "BartForCausalLM": (1.050206884, 1.039823599, 0.8892561841),
+    "BartForSequenceClassification": (1.129928335, -0.8053758489, 1.994221837),
+    "BartForQuestionAnswering": (1.131331081, -1.964234636, -0.8769095187),
+    "scale_embedding": (1.199424816, 1.187450677, -0.05803264757),
 }
 
 

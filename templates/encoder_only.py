@@ -98,11 +98,22 @@ OUTPUTS = {
     "attentions.1": (2, 4, 12, 12),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "is_decoder": True
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (1.146605087, 0.02135847056, -0.2285536471)}
+GOLDEN = {
+    "logits": (1.146605087, 0.02135847056, -0.2285536471),
+    "BertLMHeadModel": (1.146605087, 0.02135847056, -0.2285536471),
+    "BertForSequenceClassification": (0.8347621985, -0.1471489039, 0.112286921),
+    "BertForTokenClassification": (1.218061298, 0.2144088634, -0.6334129806),
+    "BertForQuestionAnswering": (1.12434306, 0.8876990896, 0.9920870786),
+    "BertForMultipleChoice": (1.304904342, -2.017239662, 1.374666),
+    "BertForNextSentencePrediction": (0.8636182039, 0.906783229, -0.5797904889),
+    "is_decoder": (1.098713902, 0.1818302424, 0.577039498),
+}
 
 
 def build_config() -> BertConfig:

@@ -96,7 +96,11 @@ OUTPUTS = {
     "intermediate_reference_points": (2, 2, 7, 2),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "backbone_config.downsample_in_bottleneck": True,
+    "backbone_config.downsample_in_first_stage": True,
+    "with_box_refine": True,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
@@ -108,6 +112,9 @@ GOLDEN = {
     "init_reference_points": (0.531913665, -0.1090899727, 0.2588092174),
     "intermediate_hidden_states": (1.132093096, -0.9853125171, -1.399091603),
     "intermediate_reference_points": (0.531913665, -0.02185941119, 0.3412282904),
+    "backbone_config.downsample_in_bottleneck": (1.084999691, -0.8340277679, -0.5239622768),
+    "backbone_config.downsample_in_first_stage": (1.090468773, 0.813695249, -0.6977511504),
+    "with_box_refine": (1.081320203, -0.9668812288, -1.107655044),
 }
 
 

@@ -90,11 +90,16 @@ OUTPUTS = {
     "attentions.5": (512, 1, 4, 4),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "qkv_bias": False
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"reconstruction": (1.253596746, 0.286485945, -2.058544971)}
+GOLDEN = {
+    "reconstruction": (1.253596746, 0.286485945, -2.058544971),
+    "qkv_bias": (1.249772443, 0.06200720113, -1.745393503),
+}
 
 
 def build_config() -> Swin2SRConfig:

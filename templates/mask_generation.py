@@ -89,7 +89,11 @@ OUTPUTS = {
     "mask_decoder_attentions.1": (4, 1, 64, 32),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "vision_config.qkv_bias": False,
+    "vision_config.use_abs_pos": False,
+    "vision_config.use_rel_pos": False,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
@@ -103,6 +107,9 @@ NO_GRADIENT: dict[str, str] = {
 GOLDEN = {
     "iou_scores": (1.006975869, -0.805316469, -0.4007670689),
     "pred_masks": (0.1837242145, 0.1676775192, -0.02244761482),
+    "vision_config.qkv_bias": (0.1868635753, -0.5619656205, 0.06111323621),
+    "vision_config.use_abs_pos": (0.1857565865, -0.4562732964, 0.04028956973),
+    "vision_config.use_rel_pos": (0.1846237342, -0.4283113917, 0.04956916393),
 }
 
 

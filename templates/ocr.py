@@ -91,7 +91,9 @@ OUTPUTS = {
     "head_hidden_states.2": (2, 3, 24),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "qkv_bias": False
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
@@ -99,7 +101,10 @@ NO_GRADIENT: dict[str, str] = {
         "the affine layer of an activation is passed by where the convolution halves the image"
     )
 }  # parameters -> why they have none
-GOLDEN = {"last_hidden_state": (0.1856952764, -0.2544182188, -0.2772229087)}
+GOLDEN = {
+    "last_hidden_state": (0.1856952764, -0.2544182188, -0.2772229087),
+    "qkv_bias": (0.1856952764, -0.2544182188, -0.2772229086),
+}
 
 
 def build_config() -> PPOCRV5MobileRecConfig:

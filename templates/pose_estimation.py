@@ -80,11 +80,18 @@ OUTPUTS = {
     "hidden_states.2": (2, 24, 24),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "backbone_config.qkv_bias": False,
+    "use_simple_decoder": False,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"heatmaps": (0.4484780914, -0.100605702, 0.2492826682)}
+GOLDEN = {
+    "heatmaps": (0.4484780914, -0.100605702, 0.2492826682),
+    "backbone_config.qkv_bias": (0.4707484501, 0.01466170541, 0.1227273255),
+    "use_simple_decoder": (0.4847502573, 0.186102623, 0.1039668937),
+}
 
 
 def build_config() -> VitPoseConfig:

@@ -84,7 +84,9 @@ OUTPUTS = {
     "full_predictions": (2, 6, 10),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "use_positional_embedding": True
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
@@ -92,6 +94,7 @@ GOLDEN = {
     "last_hidden_state": (1.989744497, -1.22686858, 0.8314701102),
     "mean_predictions": (1.263434948, -0.09624971575, 1.276036378),
     "full_predictions": (1.923605448, -1.63102177, -0.8122911674),
+    "use_positional_embedding": (2.194204624, -1.780152344, 1.571994703),
 }
 
 

@@ -92,13 +92,16 @@ OUTPUTS = {
     "image_hidden_states": (2, 16, 32),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "vlm_config.text_config.attention_bias": True
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "embeddings": (0.2175348905, 0.1377896932, -0.1909194402),
     "image_hidden_states": (1.221425075, 1.052249262, 0.2329209196),
+    "vlm_config.text_config.attention_bias": (0.8586381515, -0.03285261782, 1.657619159),
 }
 
 

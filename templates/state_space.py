@@ -91,12 +91,19 @@ OUTPUTS = {
     "hidden_states.2": (2, 12, 32),
 }
 FP32_OUTPUTS: tuple[str, ...] = ("logits",)  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "use_bias": True,
+    "use_conv_bias": False,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 CACHE = "cache_params"  # the argument and output that holds the state
-GOLDEN = {"logits": (1.081561191, -0.3191992744, 0.9575174205)}
+GOLDEN = {
+    "logits": (1.081561191, -0.3191992744, 0.9575174205),
+    "use_bias": (1.088065482, -0.1862584691, 1.641170653),
+    "use_conv_bias": (1.10697482, -0.02321211687, 0.7856025342),
+}
 
 
 def build_config() -> MambaConfig:

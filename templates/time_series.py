@@ -83,7 +83,13 @@ OUTPUTS = {
     "scale": (2, 1, 1),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "bias": False,
+    "channel_attention": True,
+    "pre_norm": False,
+    "share_embedding": False,
+    "use_cls_token": True,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
@@ -91,6 +97,11 @@ GOLDEN = {
     "prediction_outputs": (1.557243332, -2.174632808, 0.3002186065),
     "loc": (0.02377847146, 0.01457556283, -0.01034370548),
     "scale": (1.015781896, 0.6765091146, 0.1250230689),
+    "bias": (1.029624978, -1.632926945, 1.087744106),
+    "channel_attention": (3.688206075, -1.099664675, -1.302247932),
+    "pre_norm": (1.668873403, -1.626917582, 1.423412869),
+    "share_embedding": (1.309147238, -2.23806067, 1.887842734),
+    "use_cls_token": (1.518242417, -2.118890074, 0.8329388805),
 }
 
 

@@ -86,14 +86,21 @@ OUTPUTS = {
     "logits": (2, 13, 7, 99),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "encoder_config.attention_bias": False,
+    "encoder_config.convolution_bias": False,
+    "encoder_config.scale_input": False,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "last_hidden_state": (1.074561993, 1.29240284, -0.877785511),
-    "pooler_output": (0.5600204502, -0.2439631115, 0.1061928689),
+    "pooler_output": (0.5600204502, -0.2439631115, 0.106192869),
     "logits": (0.6052698074, 1.102832449, -0.9039903993),
+    "encoder_config.attention_bias": (0.7050011464, 0.1742658671, -0.5415430285),
+    "encoder_config.convolution_bias": (0.7061503731, 0.08515748893, 0.003713538038),
+    "encoder_config.scale_input": (0.9254408114, 1.349925483, 0.00268818437),
 }
 
 

@@ -88,7 +88,9 @@ OUTPUTS = {
     "attentions.3": (2, 4, 28, 28),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "use_swiglu_ffn": True
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
@@ -96,6 +98,7 @@ GOLDEN = {
     "class_queries_logits": (1.442156571, 0.33523275, 1.281295612),
     "masks_queries_logits": (2.042045506, 0.6597989457, 3.098661163),
     "last_hidden_state": (1.172184021, -1.238702492, 1.620755913),
+    "use_swiglu_ffn": (2.479153768, 1.770242111, 1.553825605),
 }
 
 

@@ -101,7 +101,10 @@ OUTPUTS = {
     "enc_outputs_coord_logits": (2, 126, 4),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "backbone_config.downsample_in_bottleneck": True,
+    "normalize_before": True,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {
     "pixel_mask": "the backbone makes masks of pixel_mask, which nothing reads"
@@ -126,6 +129,8 @@ GOLDEN = {
     "enc_topk_bboxes": (0.421662719, 0.1172516323, 0.3344746281),
     "enc_outputs_class": (1.835624272, -1.288264335, 2.861721014),
     "enc_outputs_coord_logits": (2.461093131, -2.721961025, -0.7227837436),
+    "backbone_config.downsample_in_bottleneck": (1.124783393, -0.9884435227, 1.171073487),
+    "normalize_before": (1.124770374, -0.9898895564, 1.170875469),
 }
 
 

@@ -85,11 +85,18 @@ OUTPUTS = {
     "attentions.1": (2, 4, 32, 32),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "qv_bias": False,
+    "use_mean_pooling": False,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (1.085570888, -0.8722915914, -0.3079891691)}
+GOLDEN = {
+    "logits": (1.085570888, -0.8722915914, -0.3079891691),
+    "qv_bias": (0.972545206, -0.792304078, -0.1725243559),
+    "use_mean_pooling": (1.175660423, -0.7317850025, -0.5192388271),
+}
 
 
 def build_config() -> VideoMAEConfig:

@@ -85,11 +85,16 @@ OUTPUTS = {
     "attentions.1": (2, 4, 17, 17),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "qkv_bias": False
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (0.792260802, 1.601565481, -0.6489079893)}
+GOLDEN = {
+    "logits": (0.792260802, 1.601565481, -0.6489079893),
+    "qkv_bias": (0.9226396233, 1.581016597, -0.5248515611),
+}
 
 
 def build_config() -> ViTConfig:

@@ -102,13 +102,16 @@ OUTPUTS = {
     "encoder_attentions.1": (2, 4, 12, 12),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "text_config.is_decoder": False
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits": (1.122309353, 1.611644764, -0.181593086),
     "encoder_last_hidden_state": (0.9659323153, -0.1099126307, 0.09011087121),
+    "text_config.is_decoder": (1.077960203, 0.7717685429, 0.7893214314),
 }
 
 

@@ -97,7 +97,11 @@ OUTPUTS = {
     "image_hidden_states": (32, 32),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "multimodal_projector_bias": False,
+    "text_config.attention_bias": True,
+    "text_config.mlp_bias": True,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
@@ -107,6 +111,9 @@ NO_GRADIENT: dict[str, str] = {
 GOLDEN = {
     "logits": (0.9688670199, 0.1226898891, -0.4264916906),
     "image_hidden_states": (1.101749705, 0.8736060197, -0.09113316306),
+    "multimodal_projector_bias": (0.975686507, 0.1553342081, -0.05578581001),
+    "text_config.attention_bias": (1.025366151, 0.2027789817, 0.04492691218),
+    "text_config.mlp_bias": (0.9806379772, 0.8032881133, 0.2771829914),
 }
 
 

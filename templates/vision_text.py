@@ -90,7 +90,10 @@ OUTPUTS = {
     "attentions.1": (2, 4, 29, 29),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "has_relative_attention_bias": False,
+    "has_spatial_attention_bias": False,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
@@ -103,7 +106,13 @@ HEADS: dict[str, str] = {
     "LayoutLMv3ForSequenceClassification": "class",
     "LayoutLMv3ForQuestionAnswering": "question",
 }  # further classes of the family -> what they do
-GOLDEN = {"logits": (1.34753893, -1.459713689, 1.408817011)}
+GOLDEN = {
+    "logits": (1.34753893, -1.459713689, 1.408817011),
+    "LayoutLMv3ForSequenceClassification": (0.4279399825, 0.2422873316, 0.2680932573),
+    "LayoutLMv3ForQuestionAnswering": (0.7272800316, -0.0174522742, 0.06859181797),
+    "has_relative_attention_bias": (1.349399714, -1.471033763, 1.391106269),
+    "has_spatial_attention_bias": (1.348381567, -1.463410948, 1.387976592),
+}
 
 
 def build_config() -> LayoutLMv3Config:

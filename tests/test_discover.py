@@ -28,6 +28,14 @@ def test_the_registry_is_what_discovery_finds(family: str) -> None:
             assert getattr(found, field.name) == getattr(stored, field.name), field.name
 
 
+def test_golden_values_and_switches_are_refreshed_by_themselves() -> None:
+    stored = registry.read()["bert"]
+    stale = dataclasses.replace(stored, golden={}, switches={"no_such": True})
+    found = discover.refresh("bert", stale)
+    assert found.golden.keys() == stored.golden.keys() == {"logits", "is_decoder", *stored.heads}
+    assert dataclasses.replace(found, golden=stored.golden) == stored
+
+
 def test_a_misspelt_family_is_answered_with_the_likely_one() -> None:
     with pytest.raises(RegistryError, match=r"no family 'brt'.*'bert'"):
         discover.discover("brt", [])

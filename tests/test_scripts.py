@@ -6,6 +6,7 @@ driver or a compiler would have them.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import sys
@@ -56,7 +57,12 @@ def one_thread() -> Iterator[None]:
 
 def after(function: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
     """`function` with its result changed."""
-    return lambda *args, **kwargs: change(function(*args, **kwargs))
+
+    @functools.wraps(function)  # heads look at the signature
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        return change(function(*args, **kwargs))
+
+    return changed
 
 
 def without(function: Callable[..., Any], *names: str) -> Callable[..., Any]:
@@ -169,6 +175,49 @@ def weight_not_saved(patch: Patch) -> None:
     patch.setattr(torch.nn.Module, "state_dict", spoil)
 
 
+HEAD = transformers.BertForTokenClassification
+
+
+def head_scaled(patch: Patch) -> None:
+    def spoil(output: Any) -> Any:
+        output.logits = output.logits * 1.001
+        return output
+
+    patch.setattr(HEAD, "forward", after(HEAD.forward, spoil))
+
+
+def head_remembers(patch: Patch) -> None:
+    def spoil(output: Any) -> Any:
+        HEAD.calls = getattr(HEAD, "calls", 0) + 1
+        return output
+
+    patch.setattr(HEAD, "forward", after(HEAD.forward, spoil))
+    patch.setattr(HEAD, "calls", 0, raising=False)
+
+
+def asking_changes_the_answer(patch: Patch) -> None:
+    forward = BERT.forward
+
+    def spoil(self: Any, **kwargs: Any) -> Any:
+        output = forward(self, **kwargs)
+        if kwargs.get("output_attentions"):
+            output.logits = output.logits * 1.001
+        return output
+
+    patch.setattr(BERT, "forward", spoil)
+
+
+def switch_ignored(patch: Patch) -> None:
+    layer = transformers.models.llama.modeling_llama.LlamaMLP
+    initialise = layer.__init__
+
+    def spoil(self: Any, config: Any) -> None:
+        config.mlp_bias = False
+        initialise(self, config)
+
+    patch.setattr(layer, "__init__", spoil)
+
+
 def low_precision(patch: Patch) -> None:
     linear = torch.nn.functional.linear
 
@@ -219,6 +268,10 @@ FAULTS: list[tuple[Callable[[Patch], None], str, str, str]] = [
     (sdpa_scaled, "bert", "attention_parity", "sdpa"),
     (sdpa_scaled, "bert", "device_parity", "fp64"),
     (low_precision, "bert", "device_parity", "fp64"),
+    (head_scaled, "bert", "heads", "BertForTokenClassification has the fingerprint"),
+    (head_remembers, "bert", "heads", "BertForTokenClassification changes.*classes"),
+    (asking_changes_the_answer, "bert", "forward", "hidden states and the like"),
+    (switch_ignored, "llama", "golden", "mlp_bias has the fingerprint"),
     (loss_not_masked, "bert", "loss", "formula"),
     (gradient_cut, "bert", "gradients", "no gradient"),
     (tying_lost, "bert", "tying", "tied"),
