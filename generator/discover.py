@@ -301,8 +301,8 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     limit = next((override for override in overrides if override.coverage), None)
     stage(candidate, attentions, experts, options)
     subject = living_subject()
-    flags = [name for name in FLAGS if accepts(subject, name)]
     fresh = Subject("cpu", seed=subject.seed)  # a model may keep the hooks of earlier calls
+    flags = [name for name in FLAGS if accepts(fresh, name, len(subject.expected))]
     everything = fresh.run(fresh.reference, fresh.inputs, **dict.fromkeys(flags, True))
     further, left_out = living_heads(candidate, subject.seed)
     switches, stuck = living_switches(subject)
@@ -524,12 +524,10 @@ def seeded(candidate: Candidate, seed: int) -> Any:
     return model
 
 
-def accepts(subject: Subject, flag: str) -> bool:
-    """Whether the model gives more outputs for `flag`."""
+def accepts(subject: Subject, flag: str, usual: int) -> bool:
+    """Whether the model gives more outputs for `flag` than its `usual` number of them."""
     try:
-        return len(subject.run(subject.reference, subject.inputs, **{flag: True})) > len(
-            subject.expected
-        )
+        return len(subject.run(subject.reference, subject.inputs, **{flag: True})) > usual
     except (TypeError, ValueError):  # unknown, or refused
         return False
 

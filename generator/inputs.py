@@ -180,7 +180,7 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     seen = {"image": image_inputs(candidate) | of_image}
     if "pixel_values_videos" in candidate.parameters - candidate.dropped:
         seen["video"] = clip_inputs(candidate) | of_video
-    if candidate.architecture == "multimodal":
+    if any(name.startswith(("input_features", "input_values", "audio")) for name in candidate.given):
         seen["audio"] = candidate.given
     counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
     text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
@@ -232,11 +232,15 @@ def feature_count(candidate: Candidate, model: Any, kind: str, seen: dict[str, T
     get = next(found, None)
     if get is None or placeholder(candidate, kind) is None:
         return None
+    if fixed := reach(candidate.config, f"{kind}_soft_tokens_per_image"):  # padded to as many
+        return fixed
     takes = inspect.signature(get).parameters
     inputs = {n: make_input(n, s, candidate.config, 0) for n, s in seen.items() if n in takes}
     with torch.no_grad():
         found = get(**inputs, return_dict=True)
     features = found.last_hidden_state if found.pooler_output is None else found.pooler_output
+    if features is None:  # several for each place, one for each layer that takes them
+        return None
     sizes = [each.numel() for each in ([features] if torch.is_tensor(features) else features)]
     count = sum(sizes) // model.get_input_embeddings().embedding_dim // 2
     names = ("image_seq_length", "mm_tokens_per_image", "num_query_tokens", "video_seq_length")

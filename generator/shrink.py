@@ -110,6 +110,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"q_lora_rank", at_most(18)),
     (r"kv_lora_rank", at_most(10)),
     (r"hidden_size|d_model|n_embd|hidden_dim", width_plus(0)),
+    (r"hidden_size_per_layer_input|laurel_rank", at_most(8)),
     (r"encoder_hidden_size", at_most(WIDTHS["vision"])),
     (r"(expert_ffn_hidden|moe_intermediate)_size", width_plus(-8)),
     (r"\w*shared_\w*intermediate_size", width_plus(16)),

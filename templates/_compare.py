@@ -31,15 +31,20 @@ def flatten(output: Any, prefix: str = "") -> Tensors:
     return found
 
 
+def unmasked(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` with 0 for the least numbers of a type, with which models mask what cannot be."""
+    return tensor.masked_fill(tensor.isfinite() & (tensor.abs() > 1e30), 0)
+
+
 def rms(tensor: torch.Tensor) -> float:
-    """Root of the mean square of all elements."""
-    return tensor.double().square().mean().sqrt().item()
+    """Root of the mean square of all elements that are not masked."""
+    return unmasked(tensor.double()).square().mean().sqrt().item()
 
 
 def rmse(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Root mean square error; NaN where either has a NaN."""
     assert actual.shape == expected.shape, f"shape {[*actual.shape]}, not {[*expected.shape]}"
-    return rms(actual.double() - expected.double())
+    return rms(unmasked(actual.double()) - unmasked(expected.double()))
 
 
 def assert_agree(actual: Tensors, expected: Tensors, bounds: dict[str, float], what: str) -> None:
@@ -52,7 +57,7 @@ def assert_agree(actual: Tensors, expected: Tensors, bounds: dict[str, float], w
 
 def fingerprint(tensor: torch.Tensor) -> tuple[float, float, float]:
     """RMS of `tensor` and its projections on two fixed random directions: any change shows."""
-    flat = tensor.double().flatten()
+    flat = unmasked(tensor.double()).flatten()
     first, second = (normals(f"fingerprint {k}", flat.shape).double() @ flat for k in (1, 2))
     return rms(flat), first.item() / len(flat) ** 0.5, second.item() / len(flat) ** 0.5
 

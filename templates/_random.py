@@ -65,14 +65,29 @@ def observed_mask(lengths: tuple[int, ...], width: int) -> torch.Tensor:
     return ragged_mask(lengths, width).float()
 
 
-def ragged_pixels(sizes: tuple[tuple[int, int], ...]) -> torch.Tensor:
-    """Pixel mask, int64 (rows, height, width): row r shows an image of `sizes[r]` in its corner."""
-    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
-    rows = [
-        (torch.arange(height)[:, None] < size[0]) & (torch.arange(width) < size[1])
-        for size in sizes
-    ]
-    return torch.stack(rows).long()
+def ragged_pixels(sizes: Sequence[Any]) -> torch.Tensor:
+    """Pixel mask, int64 (…, height, width): each image has its (height, width) in the corner."""
+    heights, widths = torch.tensor(sizes).unbind(-1)
+    rows = torch.arange(int(heights.max())) < heights[..., None]
+    columns = torch.arange(int(widths.max())) < widths[..., None]
+    return (rows[..., None] & columns[..., None, :]).long()
+
+
+def boolean(mask: torch.Tensor) -> torch.Tensor:
+    """`mask` as booleans, for models that invert it bit by bit."""
+    return mask.bool()
+
+
+def patch_positions(grids: tuple[tuple[int, int], ...]) -> torch.Tensor:
+    """Column and row of each patch of an image, int64 (images, patches, 2).
+
+    An image has a grid of (rows, columns) patches; -1 follows where others have more.
+    """
+    positions = torch.full((len(grids), max(map(math.prod, grids)), 2), -1)
+    for image, (height, width) in zip(positions, grids, strict=True):
+        image[: height * width, 0] = torch.arange(width).repeat(height)
+        image[: height * width, 1] = torch.arange(height).repeat_interleave(width)
+    return positions
 
 
 def ended(ids: torch.Tensor, token: int, lengths: tuple[int, ...]) -> torch.Tensor:

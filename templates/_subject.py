@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from templates import _story as story
-from templates._compare import Tensors, flatten, rms, rmse
+from templates._compare import Tensors, flatten, rms, rmse, unmasked
 from templates._devices import runtime_of
 from templates._graph import Graph
 from templates._random import normals
@@ -132,7 +132,7 @@ class Subject:
         for name, value in flatten(self.call(model, self.inputs)).items():
             if value.is_floating_point():
                 direction = normals(f"objective {name}", value.shape).to(value)
-                total = total + (value * direction).sum().to("cpu", torch.float64)
+                total = total + (unmasked(value) * direction).sum().to("cpu", torch.float64)
         return total
 
     def finite_difference(self, step: float = 1e-8) -> float:
