@@ -180,7 +180,8 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     seen = {"image": image_inputs(candidate) | of_image}
     if "pixel_values_videos" in candidate.parameters - candidate.dropped:
         seen["video"] = clip_inputs(candidate) | of_video
-    if any(name.startswith(("input_features", "input_values", "audio")) for name in candidate.given):
+    sounds = ("input_features", "input_values", "audio")
+    if any(name.startswith(sounds) for name in candidate.given):
         seen["audio"] = candidate.given
     counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
     text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
