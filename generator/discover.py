@@ -550,7 +550,7 @@ def facts(
     model, name = subject.reference, candidate.model_class.__name__
     takes = candidate.parameters
     over_time = getattr(candidate.config, "feat_extract_norm", None) == "group"
-    labels = bool(takes & {"labels", "return_loss", "future_values"})
+    labels = bool(takes & {"labels", "return_loss", "future_values", "spectrogram_labels"})
     questions: dict[str, tuple[bool, str, str]] = {
         "tying": (
             has_output_embeddings(model) and hasattr(model.config, "tie_word_embeddings"),
@@ -632,5 +632,6 @@ def checkpoint(candidate: Candidate) -> str | None:
 
 
 def title(candidate: Candidate) -> str:
-    """How the model is called: the configuration class's name without its ending."""
-    return str(candidate.model_class.config_class.__name__).removesuffix("Config")
+    """How the model is called: the configuration class's name without its endings."""
+    name = str(candidate.model_class.config_class.__name__)
+    return name.removesuffix("Config").removesuffix("WithHifiGan")

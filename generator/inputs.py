@@ -47,7 +47,8 @@ class Candidate:
 def tokens(candidate: Candidate, width: int | str = WIDTH) -> Tree:
     """Token ids that are no special tokens."""
     text = candidate.config.get_text_config(decoder=True)
-    size, low = getattr(text, "vocab_size", VOCABULARY), special_ids_end(candidate.tree)
+    low = special_ids_end(candidate.tree)
+    size = getattr(text, "vocab_size", reach(candidate.config, "vocab_size") or VOCABULARY)
     return {"kind": "token_ids", "shape": [2, width], "low": low, "high": size}
 
 
@@ -411,7 +412,7 @@ def audio_dual_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 def speech_synthesis_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Texts; what else a model reads (speakers, noise) is given by hand."""
-    return candidate.given if "input_ids" in candidate.given else text_inputs(candidate)
+    return text_inputs(candidate) | candidate.given
 
 
 def codec_language_inputs(candidate: Candidate) -> dict[str, Tree]:

@@ -110,6 +110,9 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
             if not fixed or name in story.INSENSITIVE:
                 raise
             continue  # sizes or types that do not fit the other inputs: so the model reads them
+        longer = any(outputs[key].shape != value.shape for key, value in subject.outputs.items())
+        if longer and name not in story.INSENSITIVE:
+            continue  # a sound of another length, for one: so the model reads it
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1
         effect = max(error / subject.bounds[key] for key, error in errors.items())
