@@ -201,13 +201,13 @@ class Web:
         return {name.removeprefix("output."): unpacked(v) for name, v in found["outputs"].items()}
 
     @staticmethod
-    def convert(model: Any, inputs: dict[str, Any]) -> Any:
+    def convert(model: Any, inputs: dict[str, Any], dynamic: bool = False) -> Any:
         """The model of ONNX."""
         from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
         torch._logging.set_logs(onnx=40)  # type: ignore[attr-defined]  # only errors
         with contextlib.redirect_stdout(io.StringIO()):  # torch tells of its progress
-            return OnnxExporter().export(model, inputs, OnnxConfig()).program
+            return OnnxExporter().export(model, inputs, OnnxConfig(dynamic=dynamic)).program
 
     @staticmethod
     def why_unavailable(device: str) -> str | None:

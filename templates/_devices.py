@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from templates._browser import Web
-from templates._graph import Runtime
+from templates._graph import GRAPH_CHECKS, Runtime
 from templates._openvino import OpenVINO
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first
-GRAPH_DEVICES = ("openvino", "webgpu", "webnn")  # these run exported graphs
+# These run exported graphs; a graph of OpenVINO can keep its state while it reads a text in pieces.
+GRAPH_DEVICES = {"openvino": ("chunked_prefill",), "webgpu": (), "webnn": ()}
 RUNTIMES: dict[str, type[Runtime]] = {"openvino": OpenVINO, "webgpu": Web, "webnn": Web}
 
 
@@ -28,12 +29,18 @@ def runtime_of(device: str) -> type[Runtime] | None:
     return RUNTIMES.get(device.partition(":")[0])
 
 
+def checks_on(device: str, checks: list[str]) -> list[str]:
+    """Those of the `checks` that are asked on `device`: all, but where a graph runs some."""
+    more = GRAPH_DEVICES.get(device.partition(":")[0])
+    return checks if more is None else [name for name in checks if name in GRAPH_CHECKS + more]
+
+
 def why_unavailable(device: str) -> str | None:
     """Why nothing can run on `device` ("cuda:1", "openvino:GPU") here; None where it can."""
     if runtime := runtime_of(device):
         return runtime.why_unavailable(device)
     if device.partition(":")[0] not in TORCH_DEVICES:
-        known = ", ".join(TORCH_DEVICES + GRAPH_DEVICES)
+        known = ", ".join([*TORCH_DEVICES, *GRAPH_DEVICES])
         return f"{device!r} is none of {known} (or cuda:1, openvino:GPU, ...)"
     try:
         assert torch.ones(2, device=device).sum().item() == 2, "1 + 1 is not 2 there"

@@ -15,7 +15,7 @@ import torch
 
 from templates._compare import Tensors, flatten
 
-# What a graph can be asked: it has no weights to train or to save, no cache, no implementations.
+# What a graph can be asked: it has no weights to train or to save, and no other implementations.
 GRAPH_CHECKS = ("forward", "device_parity", "placement", "determinism", "sensitivity", "dtype_bf16")
 
 
@@ -41,8 +41,8 @@ class Runtime(Protocol):
         """The outputs by name, on the CPU; `inputs` has each of `names`."""
 
     @staticmethod
-    def convert(model: Any, inputs: dict[str, Any]) -> Any:
-        """`model` as a graph that takes `inputs`; its outputs are a flat dictionary."""
+    def convert(model: Any, inputs: dict[str, Any], dynamic: bool = False) -> Any:
+        """`model` as a graph for `inputs`; a `dynamic` one takes longer ones and keeps its state."""
 
     @staticmethod
     def why_unavailable(device: str) -> str | None:
@@ -86,20 +86,20 @@ class Graph:
     """
 
     def __init__(self, model: Any, runtime: type[Runtime], asked: str, precision: str) -> None:
-        for part in model.modules():  # a cache is no output of a graph
-            if hasattr(getattr(part, "config", None), "use_cache"):
-                part.config.use_cache = False
+        use_cache(model, False)  # a cache is no output of a graph
         self.model, self.config, self.device, self.dtype = model, model.config, "cpu", torch.float32
         self.runtime, self.asked, self.precision = runtime, asked, precision
         self.made: list[Made] = []
         self.failed = False
 
-    def __call__(self, **arguments: Any) -> Tensors:
+    def __call__(self, **arguments: Any) -> dict[str, Any]:
         """The outputs by name; arguments that are no tensors are constants of the graph."""
         from transformers.exporters.utils import prepare_for_export
 
         tensors = {k: v for k, v in arguments.items() if isinstance(v, torch.Tensor)}
         options = {k: v for k, v in arguments.items() if k not in tensors}
+        if options.get("use_cache"):
+            return self.step(tensors, options)
         inputs = prepare_for_export(self.model, tensors)[1]
         asked = {**inputs, "": options}
         made = next((each for each in self.made if each.serves(asked)), None)
@@ -108,6 +108,14 @@ class Graph:
             program = self.converted(dict(inputs), options)
             made = self.compiled(asked, program, time.perf_counter() - start)
         return made.runtime.run({name: inputs[name] for name in made.runtime.names})
+
+    def step(self, inputs: Tensors, options: dict[str, Any]) -> Step:
+        """What the next piece of a text gives; the graph that keeps the state is its cache."""
+        names = [n for n, v in options.items() if v is None or isinstance(v, Decoder)]
+        if len(names) != 1 or "input_ids" not in inputs:
+            raise unittest.SkipTest("only text is read in pieces by a graph")
+        decoder = options[names[0]] or Decoder(self, inputs["input_ids"])
+        return Step(decoder.step(inputs) | {names[0]: decoder})
 
     def converted(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
         """The model as a graph that takes `inputs`, with the `options` of the call in it."""
@@ -167,3 +175,39 @@ class Graph:
             "convert_seconds": self.first.convert_seconds,
             "compile_seconds": self.first.compile_seconds,
         }
+
+
+class Decoder:
+    """A graph that reads a text in pieces of any length and keeps its state in between."""
+
+    def __init__(self, graph: Graph, ids: torch.Tensor) -> None:
+        from transformers.exporters.utils import decompose_prefill_decode
+
+        use_cache(graph.model, True)
+        parts = decompose_prefill_decode(graph.model, {"input_ids": ids}, multi_token_decode=True)
+        model, inputs = parts["decode"]
+        program = graph.runtime.convert(model, inputs, dynamic=True)
+        self.runtime, self.seen = graph.runtime(program, graph.asked, graph.precision), 0
+        use_cache(graph.model, False)
+
+    def step(self, inputs: Tensors) -> Tensors:
+        """The outputs of the next piece; `attention_mask` is of all that was read so far."""
+        rows, length = inputs["input_ids"].shape
+        places = torch.arange(self.seen, self.seen + length)
+        self.seen += length
+        known = {"cache_position": places, "position_ids": places.expand(rows, -1)}
+        known |= {"beam_idx": torch.arange(rows, dtype=torch.int32)} | inputs
+        return self.runtime.run({name: known[name] for name in self.runtime.names})
+
+
+class Step(dict[str, Any]):
+    """Outputs by name, also as attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
+def use_cache(model: Any, wanted: bool) -> None:
+    """Let the model and its parts give a cache, or none."""
+    for part in model.modules():
+        if hasattr(getattr(part, "config", None), "use_cache"):
+            part.config.use_cache = wanted

@@ -28,12 +28,13 @@ from templates._browser import write_bundle
 from templates._compare import MEASURED
 from templates._devices import (
     available_devices,
+    checks_on,
     describe_device,
     runtime_of,
     synchronize,
     why_unavailable,
 )
-from templates._graph import GRAPH_CHECKS, Graph
+from templates._graph import Graph
 from templates._subject import Subject
 
 try:
@@ -130,8 +131,7 @@ def parse_arguments(description: str, checks: list[str]) -> argparse.Namespace:
     for name in ("browser", "ort_web"):
         if value := getattr(options, name):
             os.environ[f"PROVING_GROUND_{name.upper()}"] = value
-    if runtime_of(options.device or ""):
-        checks = [name for name in checks if name in GRAPH_CHECKS]
+    checks = checks_on(options.device or "", checks)
     options.checks = options.checks.split(",") if options.checks else checks
     for name in set(options.checks) - set(checks):
         near = difflib.get_close_matches(name, checks, 1) or checks

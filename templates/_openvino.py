@@ -49,12 +49,12 @@ class OpenVINO:
         }
 
     @staticmethod
-    def convert(model: Any, inputs: dict[str, Any]) -> Any:
-        """The model of OpenVINO."""
+    def convert(model: Any, inputs: dict[str, Any], dynamic: bool = False) -> Any:
+        """The model of OpenVINO, made by transformers' own exporter."""
         import_openvino()
         from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExporter
 
-        return OpenVINOExporter().export(model, inputs, OpenVINOConfig()).program
+        return OpenVINOExporter().export(model, inputs, OpenVINOConfig(dynamic=dynamic)).program
 
     @staticmethod
     def why_unavailable(device: str) -> str | None:

@@ -26,9 +26,11 @@ class Facts:
 
     def asked(self, device: str) -> tuple[str, ...]:
         """The checks that the script asks on `device`: some make no sense where a graph runs."""
-        if device.partition(":")[0] not in self.constants.get("GRAPH_DEVICES", ()):
+        more = self.constants.get("GRAPH_DEVICES", {}).get(device.partition(":")[0])
+        if more is None:
             return self.checks
-        return tuple(check for check in self.checks if check in self.constants["GRAPH_CHECKS"])
+        asked = self.constants["GRAPH_CHECKS"] + more
+        return tuple(check for check in self.checks if check in asked)
 
 
 def find(folder: Path) -> dict[str, Path]:
@@ -62,8 +64,7 @@ def _facts(text: bytes) -> Facts:
 def device_kinds() -> tuple[str, ...]:
     """The kinds of devices that scripts accept, best first; known without importing torch."""
     constants = read(ROOT / "templates" / "_devices.py").constants
-    kinds: tuple[str, ...] = constants["TORCH_DEVICES"] + constants["GRAPH_DEVICES"]
-    return kinds
+    return (*constants["TORCH_DEVICES"], *constants["GRAPH_DEVICES"])
 
 
 def _literals(body: list[ast.stmt]) -> dict[str, Any]:
