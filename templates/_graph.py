@@ -42,7 +42,7 @@ class Runtime(Protocol):
 
     @staticmethod
     def convert(model: Any, inputs: dict[str, Any], dynamic: bool = False) -> Any:
-        """`model` as a graph for `inputs`; if `dynamic`, also for longer ones, keeping its state."""
+        """`model` as a graph for `inputs`; if `dynamic`, for longer ones too, keeping its state."""
 
     @staticmethod
     def why_unavailable(device: str) -> str | None:
