@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tools.browsers import CHOSEN
 from tools.scripts import ROOT
 from tools.usage import UsageError, unknown
 
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2: wrong usage, 4: no device, 5: something cannot be written, 130: interrupted.
     """
     options = parse(arguments)
+    if options.browser:
+        os.environ[CHOSEN] = options.browser
     try:
         code: int = importlib.import_module(COMMANDS[options.command][0]).main(options)
     except UsageError as error:
@@ -123,6 +127,9 @@ def _flags() -> argparse.ArgumentParser:
     )
     how.add_argument(
         "--memory", type=_gibibytes, metavar="GIB", help="of each script; default: an equal share"
+    )
+    how.add_argument(
+        "--browser", metavar="PATH", help="the Chromium of webgpu and webnn; default: the one here"
     )
     machines = flags.add_argument_group("on which machines (matrix, node)")
     machines.add_argument(

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tools import scripts
+from tools import browsers, scripts
 from tools.results import Record
 from tools.usage import UsageError, plain
 
@@ -102,13 +102,20 @@ class Watch:
         self._looks: dict[str, tuple[float, str | None]] = {}
 
     def after(self, record: Record) -> Health:
-        """How the device of the job that has just ended with `record` is; looks only if need be."""
+        """How the device of the job that has just ended with `record` is; looks only if need be.
+
+        A browser that did not do is started anew, which is all the care it needs.
+        """
         ended, device = time.monotonic(), record["device"]["requested"]
         statuses = {check["status"] for check in record["checks"]}
         if "pass" in statuses:
             self._worked.add(device)
         vanished = statuses == {"skip"} and device in self._worked
-        if device == "cpu" or not (vanished or statuses & {"crash", "timeout", "error"}):
+        if (
+            device == "cpu"
+            or browsers.runs_on(device)
+            or not (vanished or statuses & {"crash", "timeout", "error"})
+        ):
             return WELL
         with self._looking:
             looked, broken = self._looks.get(device, (-math.inf, None))

@@ -82,8 +82,14 @@ def _connect(options: argparse.Namespace) -> contextlib.AbstractContextManager[C
 def _nodes(options: argparse.Namespace, planned: Plan, cluster: Cluster | None) -> Nodes:
     """What runs the planned jobs: this machine, or those of the `cluster`."""
     jobs = [j for j in planned.manifest["jobs"] if results.job_name(j) not in planned.records]
+    kinds = {job["device"].partition(":")[0] for job in jobs}
     settings = Settings(
-        options.runner, options.timeout, options.retries, options.memory, planned.offline
+        options.runner,
+        options.timeout,
+        options.retries,
+        options.memory,
+        planned.offline,
+        sorted({worker.EXPORTERS[kind] for kind in kinds if kind in worker.EXPORTERS}),
     )
     if cluster:
         return cluster.agents(settings, jobs, options.jobs)

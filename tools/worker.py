@@ -17,9 +17,10 @@ from typing import Literal
 
 import psutil
 
-from tools import devices
+from tools import browsers, devices
 from tools.adopt import adopt, empty_record
 from tools.expectations import SCRIPT_CHECK
+from tools.parent import WARM
 from tools.processes import KILLED, Call, Ended, Limits, NoParent, Processes, Runner
 from tools.results import Check, Job, Record, Retry
 from tools.schedule import Room
@@ -27,6 +28,11 @@ from tools.usage import plain
 
 SHARE = 0.9  # of the memory of a machine, for all scripts together
 USUAL_BYTES = 3 * 2**29  # what a tiny script needs, generously
+EXPORTERS = {  # a warm parent imports them too: 3 s of each script on a graph device
+    "openvino": "transformers.exporters.exporter_openvino",
+    "webgpu": "transformers.exporters.exporter_onnx",
+    "webnn": "transformers.exporters.exporter_onnx",
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Settings:
     retries: int = 1
     memory: int | None = None  # bytes for each script; None: an equal share
     offline: bool = True
+    modules: Sequence[str] = ()  # what a warm parent imports besides the usual ones
 
     @property
     def warm(self) -> bool:
@@ -47,7 +54,7 @@ class Settings:
 
     def fresh(self, job: Job) -> bool:
         """Whether `job` has to run in a fresh process: drivers and forks do not mix."""
-        return self.runner == "auto" and job["device"] not in ("cpu", "openvino")
+        return self.runner == "auto" and _kind(job) not in ("cpu", *EXPORTERS)
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ class Worker:
         self._processes = self._start("warm" if settings.warm else "fresh")
         self._lock = threading.Lock()
         self._stopped, self._alone = False, set[Processes]()
-        self._watch = devices.Watch()
+        self._watch, self._browsers = devices.Watch(), browsers.Browsers()
 
     def run(self, task: Task, logs: Path) -> Outcome | None:
         """The outcome of `task`, its logs written to the folder `logs`; None after `stop`.
@@ -153,17 +160,18 @@ class Worker:
             found = self._attempt(task, logs, task.attempt + len(retries), alone=alone)
             if found is None:
                 return None
-            record, ended = found
+            record, ended, shared = found
             facts = record["run"]
             check = _script_check(record)
-            status = check["status"] if check else None
+            status, reason = _ending(record)
             if ended.lost:
                 again = not alone  # where it was, the parent has died of this script
             else:
                 health = self._watch.after(record)
                 again = status in ("crash", "timeout") and crashes < self.settings.retries
                 crashes, again = crashes + 1, again and not health.broken
-            if not again or check is None:
+                again = again or (status == "fail" and shared)
+            if not again:
                 break
             log = f"{task.name}.attempt-{facts['attempt']}.txt"
             (logs / f"{task.name}.txt").replace(logs / log)
@@ -172,8 +180,8 @@ class Worker:
                     "attempt": facts["attempt"],
                     "runner": facts["runner"],
                     "node": self.node,
-                    "status": "lost" if ended.lost else check["status"],
-                    "reason": check["reason"] or "",
+                    "status": "lost" if ended.lost else status,
+                    "reason": reason,
                     "exit_code": facts["exit_code"],
                     "wall_seconds": facts["wall_seconds"],
                     "log": f"logs/{log}",
@@ -192,6 +200,7 @@ class Worker:
             self._stopped = True
             for processes in (self._processes, *self._alone):
                 processes.stop()
+            self._browsers.stop()
 
     def _start(self, runner: Runner) -> Processes:
         environment = {
@@ -201,15 +210,23 @@ class Worker:
         }
         if self.settings.offline:
             environment["HF_HUB_OFFLINE"] = "1"
-        return Processes(runner, self._limits, environment)
+        if browsers.ORT_WEB.exists():  # a script may run far from it
+            environment.setdefault("PROVING_GROUND_ORT_WEB", str(browsers.ORT_WEB))
+        return Processes(runner, self._limits, environment, [*WARM, *self.settings.modules])
 
     def _attempt(
         self, task: Task, logs: Path, attempt: int, *, alone: bool
-    ) -> tuple[Record, Ended] | None:
-        """One run of the script of `task`; None after `stop`."""
+    ) -> tuple[Record, Ended, bool] | None:
+        """One run of the script of `task`; None after `stop`.
+
+        The last is whether it ran where others had run, so that they may have spoilt it.
+        """
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         prefix = f"{task.name}."
-        with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder,
+            self._browsers.lent(task.job["device"], new=alone) as browser,
+        ):
             scratch, script = Path(folder), task.script.absolute()
             path = scratch / "record.json"
             if task.text is not None:
@@ -217,18 +234,20 @@ class Worker:
                 script.write_bytes(task.text)
             call = Call(
                 script,
-                [*task.flags, "--json", str(path)],
+                [*task.flags, *browser.flags, "--json", str(path)],
                 scratch,
                 logs / f"{task.name}.txt",
                 self.settings.timeout,
                 fresh=alone or self.settings.fresh(task.job),
-                bounded=task.job["device"] == "cpu",  # drivers map more than they use
+                bounded=_kind(task.job) == "cpu",  # drivers map more than they use
             )
             ended = self._run_alone(call) if alone else self._run_shared(call)
             if ended is None:
                 return None
             empty = empty_record(task.job, task.seed, started, self._limits.threads, task.versions)
             record = adopt(task.job, task.checks, ended, path, empty)
+            ending, in_browser = _ending(record)[0], _told_by_browser(record)
+            browser.sound = ending == "pass" or (ending == "fail" and not in_browser)
         record["run"] = {
             "id": task.run_id,
             "command": list(task.command),
@@ -240,7 +259,7 @@ class Worker:
             "attempt": attempt,
             "log": f"logs/{task.name}.txt",
         }
-        return record, ended
+        return record, ended, browser.used and in_browser
 
     def _run_shared(self, call: Call) -> Ended | None:
         """Run a script as a child of the parent that all share."""
@@ -333,15 +352,34 @@ def _script_check(record: Record) -> Check | None:
     return next((each for each in record["checks"] if each["name"] == SCRIPT_CHECK), None)
 
 
+def _kind(job: Job) -> str:
+    """The kind of device of a job: "openvino" for "openvino:GPU"."""
+    return job["device"].partition(":")[0]
+
+
+def _ending(record: Record) -> tuple[str, str]:
+    """How a script ended, and why: its own status, else "fail" where a check has one, or "pass"."""
+    check = _script_check(record)
+    bad = [each for each in record["checks"] if each["status"] in ("fail", "error")]
+    if check or not bad:
+        return (check["status"], check["reason"] or "") if check else ("pass", "")
+    return "fail", f"{bad[0]['name']}: {bad[0]['reason']}"
+
+
+def _told_by_browser(record: Record) -> bool:
+    """Whether what failed failed in the browser: no other will mend a graph that cannot be made."""
+    reasons = [each["reason"] or "" for each in record["checks"]]
+    return bool(record.get("graph")) or any("Page." in reason for reason in reasons)
+
+
 def _flaky(record: Record, retries: Sequence[Retry]) -> Record:
     """`record`, marked where it ended otherwise than before; a lost attempt says nothing."""
-    check = _script_check(record)
-    last = check["status"] if check else None
+    last, reason = _ending(record)
     others = [retry for retry in retries if retry["status"] not in ("lost", last)]
     if not others:
         return record
     told = [f"attempt {each['attempt']} ({each['runner']}): {each['reason']}" for each in others]
-    now = f"{check['status']}: {check['reason']}" if check else "it ended by itself"
+    now = f"{last}: {reason}" if reason else "it ended by itself"
     told.append(f"attempt {record['run']['attempt']} ({record['run']['runner']}): {now}")
     mark: Check = {
         "name": SCRIPT_CHECK,
