@@ -188,7 +188,7 @@ def assert_gradients(subject: Subject) -> None:
 
 def test_dtype_bf16(subject: Subject) -> None:
     """In bf16 the outputs are of the contracted types and as near to fp64 as that allows."""
-    half = Subject(subject.device, "bfloat16", subject.weights, subject.size, subject.seed)
+    half = subject.variant(dtype="bfloat16")
     if isinstance(subject.model, Graph):  # its outputs are fp32
         half.model = subject.model.in_half()
     else:

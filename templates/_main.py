@@ -178,18 +178,18 @@ def measure(subject: Subject) -> dict[str, Any]:
     """Seconds to load, of the first call, of five more; peak memory in bytes; parameters."""
     found: dict[str, Any] = {"load_seconds": None, "first_call_seconds": None}
     found |= {"latency_seconds": [], "peak_memory_bytes": None, "parameters": None}
-    times, kind = [time.perf_counter()], subject.device.partition(":")[0]
+    times, kind = [], subject.device.partition(":")[0]
     try:
-        model = vars(subject)["model"] if runtime_of(subject.device) else subject.fresh()
-        for _ in range(7):
+        _, model = subject.outputs, subject.model  # behind the first call
+        for _ in range(6):
             synchronize(subject.device)
             times.append(time.perf_counter())
             subject.run(model, subject.inputs)
     except Exception:  # the checks have told why it does not run
         return found
-    load, first_call, *more = [after - before for before, after in itertools.pairwise(times)]
-    found |= {"load_seconds": load, "first_call_seconds": first_call, "latency_seconds": more}
-    if isinstance(model, Graph):  # loaded, and called first, by the checks
+    found |= {f"{what}_seconds": seconds for what, seconds in subject.seconds.items()}
+    found["latency_seconds"] = [after - before for before, after in itertools.pairwise(times)]
+    if isinstance(model, Graph):  # made when first called
         load = model.first.convert_seconds + model.first.compile_seconds
         found |= {"load_seconds": load, "first_call_seconds": None}
     if kind in ("cuda", "xpu"):

@@ -35,10 +35,8 @@ def normals(name: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     parts = [torch.empty(0)]
     for start in range(0, count, block):
         bits = hashes(name, seed, start, min(block, count - start))
-        total = sum((bits >> numpy.uint64(k)) % numpy.uint64(1 << 16) for k in (0, 16, 32, 48))
-        parts.append(
-            torch.from_numpy(((total.astype("f8") - 131070) / 65536 * math.sqrt(3)).astype("f4"))
-        )
+        total = sum(bits.view("u2").reshape(-1, 4).T.astype("f8"))
+        parts.append(torch.from_numpy(((total - 131070) / 65536 * math.sqrt(3)).astype("f4")))
     return torch.cat(parts).reshape(shape)
 
 

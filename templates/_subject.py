@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 
 from templates import _story as story
 from templates._compare import Tensors, flatten, rms, rmse, unmasked
-from templates._devices import runtime_of
+from templates._devices import runtime_of, synchronize
 from templates._graph import Graph
 from templates._random import normals
 
@@ -29,14 +31,32 @@ class Subject:
     weights: str = "random"
     size: str = "tiny"
     seed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict, init=False)  # of loading, first call
 
     def build(self, attention: str = "eager", dtype: str = "float32") -> Any:
-        """A new model on the CPU, in half precision loaded as users load it (see `reloaded`)."""
-        torch.manual_seed(self.seed)
-        model = self.make().eval()
+        """A new model on the CPU, in `dtype`, which is fp32 or that of the subject."""
+        model = copy.deepcopy(self.made if dtype == "float32" else self.loaded)
         if attention in story.ATTENTIONS[1:]:  # the first is what models have by default
             model.set_attn_implementation(attention)
-        return model if dtype == "float32" else self.reloaded(model, dtype)[0]
+        return model
+
+    @cached_property
+    def made(self) -> Any:
+        """The model in fp32 on the CPU, of which all others are copies; nothing is run on it."""
+        seed_generators(self.seed, "cpu")
+        return self.make().eval()
+
+    @cached_property
+    def loaded(self) -> Any:
+        """The same in the type of the subject, loaded as users load it; nothing is run on it."""
+        return self.reloaded(self.made, self.dtype)[0]
+
+    def variant(self, **changes: Any) -> Subject:
+        """The same subject but for `changes` of its type or device, beside the same reference."""
+        other = replace(self, **changes)
+        for name in ("made", "reference", "inputs"):
+            setattr(other, name, getattr(self, name))
+        return other
 
     def make(self) -> Any:
         """The model in fp32 on the CPU."""
@@ -68,7 +88,7 @@ class Subject:
     @cached_property
     def model(self) -> Any:
         """The model under test."""
-        return self.fresh()
+        return self.timed("load", self.fresh)
 
     @cached_property
     def reference(self) -> Any:
@@ -86,7 +106,9 @@ class Subject:
     @cached_property
     def outputs(self) -> Tensors:
         """What the model under test gives."""
-        return self.run(self.model, self.inputs)
+        model, inputs = self.model, self.inputs
+        found: Tensors = self.timed("first_call", lambda: self.run(model, inputs))
+        return found
 
     @cached_property
     def expected(self) -> Tensors:
@@ -113,9 +135,17 @@ class Subject:
             for name, value in self.expected.items()
         }
 
+    def timed(self, what: str, work: Callable[[], Any]) -> Any:
+        """What `work()` gives; how long that takes is kept in `seconds`."""
+        start = time.perf_counter()
+        result = work()
+        synchronize(self.device)
+        self.seconds[what] = time.perf_counter() - start
+        return result
+
     def call(self, model: Any, inputs: Tensors, **options: Any) -> Any:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
-        torch.manual_seed(self.seed)  # for models that draw random numbers by design
+        seed_generators(self.seed, model.device)  # for models that draw random numbers by design
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
             return model(**placed(inputs, model), **(story.OPTIONS | options))
 
@@ -143,6 +173,12 @@ class Subject:
         first, as it does for the gradient.
         """
         reference = self.reference  # built here: that detaches too
+        learning = {
+            name: parameter
+            for name, parameter in reference.named_parameters()
+            if parameter.requires_grad and not excused(name)
+        }
+        directions = {n: normals(f"direction {n}", p.shape) for n, p in learning.items()}
         values: list[float] = []
         detached: list[torch.Tensor] = []
 
@@ -154,9 +190,8 @@ class Subject:
 
         with torch.no_grad(), on_each_operator(handle):
             for move in (step, -2 * step, step):  # the last brings them back
-                for name, parameter in reference.named_parameters():
-                    if parameter.requires_grad and not excused(name):
-                        parameter.add_(normals(f"direction {name}", parameter.shape), alpha=move)
+                for name, parameter in learning.items():
+                    parameter.add_(directions[name], alpha=move)
                 values.append(self.objective(reference).item())
         return float(values[0] - values[1]) / (2 * step)
 
@@ -164,6 +199,15 @@ class Subject:
 def excused(parameter: str) -> bool:
     """Whether the parameter of this name is known to have no gradient."""
     return any(fnmatch.fnmatch(parameter, pattern) for pattern in story.NO_GRADIENT)
+
+
+def seed_generators(seed: int, device: str | torch.device) -> None:
+    """Seed the generators of the CPU and of `device`; torch.manual_seed is slow: it seeds all."""
+    torch.default_generator.manual_seed(seed)
+    kind = torch.device(device).type
+    if kind != "cpu":
+        backend = getattr(torch, kind)
+        getattr(backend, "manual_seed_all", backend.manual_seed)(seed)
 
 
 def placed(inputs: Tensors, model: Any) -> Tensors:

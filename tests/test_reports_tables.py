@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import pytest
 
 from tests.matrix_factory import EXPECTED, Results, check, full_results
@@ -32,9 +32,9 @@ def family(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 def test_the_json_follows_its_schema(matrix: Matrix) -> None:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema_rs.meta.validate(schema)
     document = json.loads(render_json(matrix))
-    jsonschema.validate(document, schema)
+    jsonschema_rs.validate(schema, document)
     assert document["schema_version"] == 1
     assert list(document) == ["schema_version", "columns", "families", "runs"]
 
@@ -58,7 +58,7 @@ def test_the_json_tells_what_the_matrix_tells(matrix: Matrix) -> None:
 
 def test_a_document_against_the_schema_is_not_published(matrix: Matrix) -> None:
     wrong = Matrix(matrix.cells, (replace(matrix.runs[0], asked=-1),))
-    with pytest.raises(ReportError, match=r"matrix\.json: \$\.runs\[0\]\.asked: -1"):
+    with pytest.raises(ReportError, match=r"matrix\.json: runs/0/asked: -1"):
         render_json(wrong)
 
 

@@ -40,19 +40,19 @@ def changed(record: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
             r"'architectures' was unexpected\) \(did you mean 'architecture'",
         ),
         ("device.requests", "cpu", "device: .*did you mean 'requested'"),
-        ("seed", ..., "'seed' is a required property"),
+        ("seed", ..., '"seed" is a required property'),
         ("schema_version", 2, "schema_version: 1 was expected"),
-        ("checks.0.status", "passed", r"checks\[0\].status: 'passed' is not one of"),
-        ("checks", [], "checks: .* non-empty"),
-        ("checks.0", check() | {"status": "fail"}, r"checks\[0\].reason: None is not of type"),
-        ("checks.0", check("a", "skip") | {"reason": ""}, r"checks\[0\].reason: '' should be"),
+        ("checks.0.status", "passed", r"checks\[0\].status: .passed. is not one of .*did you mean 'pass'"),
+        ("checks", [], "checks: .* less than 1 item"),
+        ("checks.0", check() | {"status": "fail"}, r"checks\[0\].reason: null is not of type"),
+        ("checks.0", check("a", "skip") | {"reason": ""}, r"checks\[0\].reason: .* shorter than 1 char"),
         ("checks.0.value", 10**400, r"checks\[0\].value: .* greater than the maximum"),
         ("script.sha256", "0" * 63, "script.sha256: .* does not match"),
-        ("started", "2026-13-01T00:00:00+00:00", "started: .* is not a 'date-time'"),
-        ("started", "2026-11-01T00:00:00", "started: .* is not a 'date-time'"),
+        ("started", "2026-13-01T00:00:00+00:00", "started: .* is not a .date-time."),
+        ("started", "2026-11-01T00:00:00", "started: .* is not a .date-time."),
         ("seconds", -1, "seconds: -1 is less than"),
         ("seconds", float("nan"), "nan is not a finite number"),
-        ("inference", "mock", r"checks\[0\].status: 'pass' should not be valid"),
+        ("inference", "mock", r"checks\[0\].status: .* is not allowed for .pass"),
         ("device.memory_bytes", 2**63, "device.memory_bytes: .* greater than the maximum"),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_record_is_refused_with_the_key_and_the_reason(
         (b'{"seconds": 1e400}', "1e400 is not a finite number"),
         (b'{"family": "\\ud800"}', "surrogates not allowed"),
         (b"[" * 100_000, "recursion"),
-        (b"[]", "not of type 'object'"),
+        (b"[]", "not of type .object"),
     ],
 )
 def test_what_is_not_strict_json_is_refused(tmp_path: Path, text: bytes, message: str) -> None:
@@ -97,10 +97,10 @@ def test_an_invalid_document_is_not_written_and_the_old_one_stays(tmp_path: Path
     path = tmp_path / "alpha-cpu.json"
     results.write(path, a_record(), "result")
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"alpha-cpu\.json: seed: 'x' is not of type"):
+    with pytest.raises(ValueError, match=r"alpha-cpu\.json: seed: .x. is not of type"):
         results.write(path, a_record(seed="x"), "result")
     with pytest.raises(ValueError, match="not JSON compliant"):
-        results.write(path, a_record(seconds=float("inf")) | {"seconds": float("nan")}, "result")
+        results.write(path, changed(a_record(), "checks.0.value", float("nan")), "result")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path], "no temporary file is left"
 
@@ -210,7 +210,7 @@ def test_broken_and_foreign_records_are_problems_beside_the_good_ones(place: Pla
     ("changes", "message"),
     [
         ({"run_id": "20250101T120000Z-abcdef"}, "is of run 20250101T120000Z-abcdef"),
-        ({"jobs": []}, "jobs: .* non-empty"),
+        ({"jobs": []}, "jobs: .* less than 1 item"),
         ({"sed": 0}, "did you mean 'seed'"),
     ],
 )

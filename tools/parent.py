@@ -39,10 +39,10 @@ WARM = (
     "torch",
     "transformers",
     "transformers.modeling_utils",  # with torch._dynamo, scipy, torchvision: 3 s
-    "transformers.generation",
+    "transformers.generation.utils",
     "transformers.modeling_layers",
     "transformers.masking_utils",
-    "transformers.processing_utils",
+    "transformers.models.auto.processing_auto",
     "torchvision.transforms.v2",
     "timm",
     "pytest",

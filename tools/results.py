@@ -21,8 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from jsonschema import Draft202012Validator, FormatChecker, ValidationError
-from jsonschema.exceptions import best_match
+from jsonschema_rs import Draft202012Validator, ValidationError
 
 SCHEMA_VERSION = 1
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -533,30 +532,42 @@ def _finite(text: str) -> float:
 
 def _invalid(document: Mapping[str, Any], schema: str) -> str | None:
     """What is wrong with `document`, as one sentence that names the key and the likely fix."""
-    error = best_match(_validator(schema).iter_errors(document))
-    if error is None:
+    validator, text = _validator(schema)
+    errors = sorted(validator.iter_errors(document), key=lambda each: len(each.instance_path))
+    if not errors:
         return None
-    where = error.json_path.removeprefix("$").removeprefix(".")
-    return f"{where}: {error.message}{_hint(error)}" if where else f"{error.message}{_hint(error)}"
+    error = errors[0]  # the outermost explains those below it
+    for branch in getattr(error.kind, "context", ()):  # of an anyOf: the one that nearly fits
+        error = next((each for each in branch if each.kind.name != "type"), error)
+    where = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in error.instance_path)
+    said = f"{error.message}{_hint(error, text)}"
+    return f"{where.removeprefix('.')}: {said}" if where else said
 
 
-def _hint(error: ValidationError) -> str:
-    if error.validator != "additionalProperties" or not isinstance(error.instance, dict):
+def _hint(error: ValidationError, schema: Any) -> str:
+    kind: Any = error.kind
+    if kind.name == "enum":
+        wrong, known = [str(error.instance)], [word for word in kind.options if word]
+    elif kind.name == "additionalProperties":
+        for step in error.schema_path[:-1]:
+            schema = schema[step]
+        wrong, known = kind.unexpected, [*schema.get("properties", ())]
+    else:
         return ""
-    known = list(cast(dict[str, Any], error.schema).get("properties", ()))
-    unknown = [key for key in error.instance if key not in known]
-    near = [match for key in unknown for match in difflib.get_close_matches(key, known, 1)]
+    near = [match for word in wrong for match in difflib.get_close_matches(word, known, 1)]
     return f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
 
 
 @cache
-def _validator(schema: str) -> Draft202012Validator:
-    formats = FormatChecker(formats=())
-    formats.checks("date-time", raises=ValueError)(_is_moment)
+def _validator(schema: str) -> tuple[Draft202012Validator, Any]:
     document = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
-    return Draft202012Validator(document, format_checker=formats)
+    formats = {"date-time": _is_moment}
+    return Draft202012Validator(document, formats=formats, validate_formats=True), document
 
 
-def _is_moment(value: object) -> bool:
-    """Whether `value`, if it is text, is a time with its offset from UTC."""
-    return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
+def _is_moment(text: str) -> bool:
+    """Whether `text` is a time with its offset from UTC."""
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
