@@ -70,7 +70,10 @@ def test_placement(subject: Subject) -> None:
     else:
         for name, parameter in subject.model.named_parameters():
             assert parameter.device.type == kind, f"{name} is on {parameter.device}, not on {kind}"
-        operators = operators_by_device(lambda: subject.run(subject.model, subject.inputs))
+        operators, elsewhere = operators_by_device(
+            lambda: subject.run(subject.model, subject.inputs)
+        )
+        assert not elsewhere, f"{kind} left to the CPU: {elsewhere}"
     there = sum(number for place, number in operators.items() if place.startswith(kind))
     share, what = note(there / operators.total(), 1.0), f"{dict(operators)} {elsewhere[:9]}"
     assert share > 0.9, f"{share:.0%} of the operators ran on {kind}: {what}"

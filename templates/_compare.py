@@ -38,7 +38,7 @@ def unmasked(tensor: torch.Tensor) -> torch.Tensor:
 
 def rms(tensor: torch.Tensor) -> float:
     """Root of the mean square of all elements that are not masked."""
-    return unmasked(tensor.double()).square().mean().sqrt().item()
+    return unmasked(tensor.detach().cpu().double()).square().mean().sqrt().item()
 
 
 def rmse(actual: torch.Tensor, expected: torch.Tensor) -> float:

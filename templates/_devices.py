@@ -60,19 +60,56 @@ def synchronize(device: str) -> None:
         getattr(torch, device.partition(":")[0]).synchronize()
 
 
+def be_exact() -> None:
+    """Have GPUs compute in the type that was asked for, and the same in each run."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False  # which convolutions use by default
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+
+
 def describe_device(device: str) -> dict[str, Any]:
     """Name, driver, features ("avx2", "amx_tile", "neon", "sm_90") and memory (bytes)."""
     if runtime := runtime_of(device):
         return runtime.describe(device)
-    found: dict[str, Any] = {"driver": None, "software": False, "memory_bytes": None}
     kind = device.partition(":")[0]
-    if kind in ("cuda", "xpu"):
-        facts = getattr(torch, kind).get_device_properties(device)
-        found |= {"name": facts.name, "memory_bytes": facts.total_memory, "features": []}
-        if kind == "cuda":
-            found["features"] = [f"sm_{facts.major}{facts.minor}"]
-        version = torch.version.cuda or torch.version.hip or torch.version.xpu
-        return found | {"driver": getattr(facts, "driver_version", f"{kind} {version}")}
+    described = {"cuda": describe_cuda, "xpu": describe_xpu, "mps": describe_mps}
+    found = {"driver": None, "software": False} | described.get(kind, describe_cpu)(device)
+    falls_back = (
+        f"PYTORCH_ENABLE_{kind.upper()}_FALLBACK"  # to the CPU, where operators are missing
+    )
+    found["features"] += [falls_back] if os.environ.get(falls_back, "0") != "0" else []
+    return found
+
+
+def describe_cuda(device: str) -> dict[str, Any]:
+    """What torch says of a GPU of NVIDIA or AMD, and the version of its driver."""
+    facts = torch.cuda.get_device_properties(device)
+    tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+    version = f"cuda {torch.version.cuda}" if torch.version.cuda else f"hip {torch.version.hip}"
+    features = [f"sm_{facts.major}{facts.minor}", version, f"tf32 {'on' if tf32 else 'off'}"]
+    query = "nvidia-smi --query-gpu=driver_version --format=csv,noheader"
+    code, driver = subprocess.getstatusoutput(query)
+    found = {"name": facts.name, "features": features, "memory_bytes": facts.total_memory}
+    return found | {"driver": None if code else driver.splitlines()[0]}
+
+
+def describe_xpu(device: str) -> dict[str, Any]:
+    """What torch says of a GPU of Intel."""
+    facts = torch.xpu.get_device_properties(device)
+    features = [each for each in ("has_fp16", "has_fp64") if getattr(facts, each, False)]
+    found = {"name": facts.name, "features": features, "memory_bytes": facts.total_memory}
+    return found | {"driver": getattr(facts, "driver_version", None)}
+
+
+def describe_mps(device: str) -> dict[str, Any]:
+    """The chip of a Mac; macOS brings the driver."""
+    memory, system = torch.mps.recommended_max_memory(), f"macOS {platform.mac_ver()[0]}"
+    return describe_cpu(device) | {"driver": system, "memory_bytes": memory}
+
+
+def describe_cpu(device: str) -> dict[str, Any]:
+    """Name and vector instructions of the processor, and the memory of the machine."""
+    found: dict[str, Any] = {"memory_bytes": None}
     if Path("/proc/cpuinfo").exists():
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     else:  # macOS says "hw.optional.neon: 1"; elsewhere there is no sysctl

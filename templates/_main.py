@@ -28,6 +28,7 @@ from templates._browser import write_bundle
 from templates._compare import MEASURED
 from templates._devices import (
     available_devices,
+    be_exact,
     checks_on,
     describe_device,
     runtime_of,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import re
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -162,7 +164,7 @@ class Subject:
         for name, value in flatten(self.call(model, self.inputs)).items():
             if value.is_floating_point():
                 direction = normals(f"objective {name}", value.shape).to(value)
-                total = total + (unmasked(value) * direction).sum().to("cpu", torch.float64)
+                total = total + (unmasked(value) * direction).sum().cpu().double()
         return total
 
     def finite_difference(self, step: float = 1e-8) -> float:
@@ -261,8 +263,12 @@ def fp64_throughout() -> Iterator[None]:
         torch.set_default_dtype(usual)
 
 
-def operators_by_device(run: Callable[[], object]) -> Counter[str]:
-    """How many operators `run()` executes, by the device of their results."""
+def operators_by_device(run: Callable[[], object]) -> tuple[Counter[str], list[str]]:
+    """How many operators `run()` executes by the device of their results, and who fell back.
+
+    Of an operator that it lacks, a device says that it falls back to the CPU; the results look as
+    if they were its own.
+    """
     count: Counter[str] = Counter()
 
     def handle(operator: Any, *args: Any, **kwargs: Any) -> Any:
@@ -270,6 +276,13 @@ def operators_by_device(run: Callable[[], object]) -> Counter[str]:
         count.update(value.device.type for value in [*flatten(result).values()][:1])
         return result
 
-    with on_each_operator(handle):
-        run()
-    return count
+    usual = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(record=True) as told, on_each_operator(handle):
+            warnings.simplefilter("always")
+            run()
+    finally:
+        torch.set_warn_always(usual)
+    messages = [str(each.message).splitlines()[0] for each in told]
+    return count, [each for each in messages if re.search("fall(ing)? ?back", each, re.IGNORECASE)]
