@@ -6,7 +6,7 @@ NOX := .venv/bin/python -m nox
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help matrix publish devices node regenerate check discover test lint format
+.PHONY: help matrix publish devices node regenerate check discover browsers test lint format
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.* ## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -31,6 +31,9 @@ check: .venv/ready ## fail if fixed_tests is not what regenerate would write
 
 discover: .venv/ready ## learn the facts of the installed transformers (slow)
 	$(NOX) -s discover -- $(ARGS)
+
+browsers: .venv/ready ## install what the devices webgpu and webnn need: onnxruntime-web, a Chromium
+	$(NOX) -s browsers
 
 test: .venv/ready ## lint, types, drift, and the tests of generator, tools and templates
 	$(NOX) -s lint check

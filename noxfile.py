@@ -131,6 +131,18 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def browsers(session: nox.Session) -> None:
+    """Install what webgpu and webnn need: onnxruntime-web, a Chromium if it may."""
+    run(session, "-m", "tools", "browsers")
+
+
+@nox.session
+def serve_bundles(session: nox.Session) -> None:
+    """Let browsers judge all models, those of phones too [-- --lan --port N --family a,b]."""
+    run(session, "-m", "tools", "serve_bundles", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Test the generator, the tools and the templates [-- pytest's arguments]."""
     run(session, "-m", "pytest", *(session.posargs or ["-n", "2", "tests"]))

@@ -28,6 +28,8 @@ COMMANDS = {
     "ingest": ("tools.database", "rebuild the database from results/"),
     "devices": ("tools.devices", "say which devices this machine has, and why not the others"),
     "node": ("tools.node", "make this machine a node of a Ray cluster [-- flags of `ray start`]"),
+    "browsers": ("tools.browsers", "install what webgpu and webnn need"),
+    "serve_bundles": ("tools.bundles", "let browsers of any machine judge all models"),
     "simulate": ("tools.simulate", "replay recorded runs on other numbers of machines"),
     "bench_runner": ("tools.bench_runner", "compare the ways to run scripts on this machine"),
 }
@@ -144,6 +146,9 @@ def _flags() -> argparse.ArgumentParser:
         help="for a machine with a device that the cluster lacks, for which its autoscaler is "
         "asked; default: not at all (matrix)",
     )
+    serve = flags.add_argument_group("whom to serve (serve_bundles)")
+    serve.add_argument("--lan", action="store_true", help="the local network too, by https")
+    serve.add_argument("--port", type=_natural, default=0, metavar="N", help="default: a free one")
     replay = flags.add_argument_group("what to simulate (simulate)")
     replay.add_argument(
         "--nodes",

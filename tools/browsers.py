@@ -1,7 +1,11 @@
-"""Browsers that many scripts use one after the other, so that shaders are compiled once."""
+"""Browsers for the scripts: what they need, and one that many use one after the other.
+
+A page that goes on compiles each shader only once.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import shutil
@@ -17,7 +21,10 @@ from tools import scripts
 
 KINDS = ("webgpu", "webnn")
 CHOSEN = "PROVING_GROUND_BROWSER"  # which the scripts read too
-ORT_WEB = scripts.ROOT / "node_modules" / "onnxruntime-web" / "dist"
+MODULES = scripts.ROOT / "node_modules"  # by npm, as package-lock.json says
+ORT_WEB = MODULES / "onnxruntime-web" / "dist"
+WEBNN_CHROMIUM = MODULES / ".webnn" / "chromium"  # one that has a backend of WebNN on Linux
+UNPACK = "import('@sparticuz/chromium').then((found) => found.default.executablePath())"
 QUIET = (
     "--headless=new",
     "--no-first-run",
@@ -31,6 +38,38 @@ START_SECONDS = 60
 MOST_USES = 100  # what a page compiled stays in its memory
 # Ends what it has started when its own input does, which is when the runner is gone, however.
 GUARD = '"$@" & read gone; kill $!'
+
+
+def main(options: argparse.Namespace) -> int:
+    """`python -m tools browsers`: install what is missing; 4 where something stays so."""
+    missing = []
+    lock = scripts.ROOT / "package-lock.json"
+    installed = MODULES / ".package-lock.json"
+    fits = installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime
+    if not fits and shutil.which("npm"):
+        _do("npm", "ci", "--no-audit", "--no-fund")
+    if not ORT_WEB.exists():
+        missing.append("onnxruntime-web: install Node.js, which has npm, then repeat this")
+    if not _found() and os.geteuid() == 0 and shutil.which("apt-get"):
+        _do("apt-get", "update", "-qq")
+        _do("apt-get", "install", "-qq", "--yes", "--no-install-recommends", "chromium")
+    if not (path := os.environ.get(CHOSEN) or _found()):
+        missing.append("a Chromium: `sudo apt-get install chromium`, or Google Chrome")
+    if (MODULES / "@sparticuz").exists() and shutil.which("node"):
+        WEBNN_CHROMIUM.parent.mkdir(exist_ok=True)
+        _do("node", "-e", UNPACK, TMPDIR=str(WEBNN_CHROMIUM.parent))
+    print(f"onnxruntime-web: {ORT_WEB if ORT_WEB.exists() else 'not here'}")
+    print(f"Chromium: {path or 'not here'}")
+    there = WEBNN_CHROMIUM if WEBNN_CHROMIUM.exists() else "not here"
+    print(f"Chromium with WebNN, for --device webnn --browser PATH: {there}")
+    for each in missing:
+        print(f"missing: {each}")
+    return 4 if missing else 0
+
+
+def _do(*command: str, **variables: str) -> None:
+    print("$", *command, flush=True)
+    subprocess.run(command, cwd=scripts.ROOT, env={**os.environ, **variables}, check=False)
 
 
 def runs_on(device: str) -> bool:

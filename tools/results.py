@@ -96,7 +96,7 @@ class Retry(TypedDict):
     """An earlier attempt of the same run; None where its machine was lost before it ended."""
 
     attempt: int
-    runner: Literal["warm", "fresh"] | None
+    runner: Literal["warm", "fresh", "page"] | None
     node: str
     status: str  # of the check "script", or "lost": what ran it died, which says nothing of it
     reason: str
@@ -120,7 +120,7 @@ class RunFacts(RunStatistics):
     command: list[str]
     exit_code: int
     wall_seconds: float
-    runner: Literal["warm", "fresh"]
+    runner: Literal["warm", "fresh", "page"]
     attempt: int
     log: str
 

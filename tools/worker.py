@@ -203,16 +203,8 @@ class Worker:
             self._browsers.stop()
 
     def _start(self, runner: Runner) -> Processes:
-        environment = {
-            **os.environ,
-            "PYTHONFAULTHANDLER": "1",  # a crash says where
-            "PYTHONUNBUFFERED": "1",  # and loses no output
-        }
-        if self.settings.offline:
-            environment["HF_HUB_OFFLINE"] = "1"
-        if browsers.ORT_WEB.exists():  # a script may run far from it
-            environment.setdefault("PROVING_GROUND_ORT_WEB", str(browsers.ORT_WEB))
-        return Processes(runner, self._limits, environment, [*WARM, *self.settings.modules])
+        modules = [*WARM, *self.settings.modules]
+        return Processes(runner, self._limits, environment(self.settings.offline), modules)
 
     def _attempt(
         self, task: Task, logs: Path, attempt: int, *, alone: bool
@@ -318,6 +310,20 @@ class Local:
         """Kill everything that runs, and wait for its threads."""
         self._worker.stop()
         self._pool.shutdown(cancel_futures=True)
+
+
+def environment(offline: bool) -> dict[str, str]:
+    """The environment variables of scripts."""
+    found = {
+        **os.environ,
+        "PYTHONFAULTHANDLER": "1",  # a crash says where
+        "PYTHONUNBUFFERED": "1",  # and loses no output
+    }
+    if offline:
+        found["HF_HUB_OFFLINE"] = "1"
+    if browsers.ORT_WEB.exists():  # a script may run far from it
+        found.setdefault("PROVING_GROUND_ORT_WEB", str(browsers.ORT_WEB))
+    return found
 
 
 def cores() -> int:
