@@ -107,6 +107,10 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
         elif fixed:  # exchange the rows, or have none
             exchanged = value.flip(0)
             others[name] = value * 0 if torch.equal(value, exchanged) else exchanged
+        if isinstance(subject.model, Graph) and name in subject.model.left_out:
+            constant = f"the graph does not take {name}, whose value is a constant of it"
+            size = fixed and not name.endswith("mask")  # without them there is no graph
+            assert size or name in story.INSENSITIVE, constant
         try:
             outputs = subject.run(subject.model, subject.inputs | {name: others[name]})
         except (ArithmeticError, IndexError, RuntimeError, ValueError):

@@ -100,6 +100,9 @@ class Graph:
         options = {k: v for k, v in arguments.items() if k not in tensors}
         if options.get("use_cache"):
             return self.step(tensors, options)
+        if self.failed:  # as the check that came first has said
+            raise unittest.SkipTest("the model could not be made a graph")
+        self.failed = not self.made
         inputs = prepare_for_export(self.model, tensors)[1]
         asked = {**inputs, "": options}
         made = next((each for each in self.made if each.serves(asked)), None)
@@ -119,9 +122,7 @@ class Graph:
 
     def converted(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
         """The model as a graph that takes `inputs`, with the `options` of the call in it."""
-        if self.failed:  # as the check that came first has said
-            raise unittest.SkipTest("the model could not be made a graph")
-        forward, self.failed = self.model.forward, not self.made
+        forward = self.model.forward
         call = functools.partial(forward, **options)
         self.model.forward = functools.wraps(forward)(lambda **given: flatten(call(**given)))
         try:
@@ -155,6 +156,16 @@ class Graph:
         return self.made[0]
 
     @property
+    def left_out(self) -> list[str]:
+        """The inputs that the first graph does not have; none where there is no graph."""
+        return sorted(
+            name
+            for made in self.made[:1]
+            for name in made.arguments.keys() - made.runtime.names
+            if name
+        )
+
+    @property
     def observed(self) -> str:
         """Where most operators ran: what was asked for, or by its own name another device."""
         [(place, _)] = self.first.runtime.operators.most_common(1)
@@ -171,7 +182,7 @@ class Graph:
             "precision": runtime.precision,
             "operators": dict(runtime.operators),
             "elsewhere": runtime.elsewhere[:20],
-            "left_out": sorted(self.first.arguments.keys() - runtime.names - {""}),
+            "left_out": self.left_out,
             "convert_seconds": self.first.convert_seconds,
             "compile_seconds": self.first.compile_seconds,
         }

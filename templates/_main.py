@@ -180,6 +180,8 @@ def measure(subject: Subject) -> dict[str, Any]:
     found: dict[str, Any] = {"load_seconds": None, "first_call_seconds": None}
     found |= {"latency_seconds": [], "peak_memory_bytes": None, "parameters": None}
     times, kind = [], subject.device.partition(":")[0]
+    if runtime_of(subject.device) and not graph_facts(subject):  # no check could make a graph
+        return found
     try:
         _, model = subject.outputs, subject.model  # behind the first call
         for _ in range(6):
