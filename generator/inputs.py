@@ -141,8 +141,8 @@ def prompted_inputs(candidate: Candidate) -> dict[str, Tree]:
 
 
 def pair_inputs(candidate: Candidate) -> dict[str, Tree]:
-    """Pairs of images that are not square."""
-    return {"pixel_values": values(2, 2, 3, 96, 64)}
+    """Images that are not square, each with a second that shows the same scene moved."""
+    return {"pixel_values": {"kind": "shifted_pairs", "shape": [2, 3, 96, 64], "shift": 8}}
 
 
 def video_inputs(candidate: Candidate) -> dict[str, Tree]:

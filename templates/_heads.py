@@ -37,13 +37,13 @@ class Head(Subject):
         set_weights(model, self.seed)
         return model
 
-    def make_inputs(self) -> Tensors:
+    def make_inputs(self, config: Any) -> Tensors:
         """The inputs that the head takes; for multiple choice each row twice, as two choices."""
         takes = inspect.signature(getattr(transformers, self.head).forward).parameters
-        inputs = super().make_inputs()
+        inputs = super().make_inputs(config)
         inputs = {name: value for name, value in inputs.items() if name in takes}
         if self.task == "class" and inputs.pop("decoder_input_ids", None) is not None:
-            inputs["input_ids"][:, 6] = self.reference.config.eos_token_id  # where it classifies
+            inputs["input_ids"][:, 6] = config.eos_token_id  # where it classifies
         if self.task == "choice":
             inputs = {n: torch.stack([v, v.roll(1, 0)], 1) for n, v in inputs.items()}
         return inputs

@@ -5,9 +5,10 @@ Each value is a hash of a name, a seed and an index, so it depends on no random 
 
 from __future__ import annotations
 
+import copy
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -88,6 +89,18 @@ def patch_positions(grids: tuple[tuple[int, int], ...]) -> torch.Tensor:
     return positions
 
 
+def shifted_pairs(
+    name: str, shape: tuple[int, int, int, int], shift: int, seed: int = 0
+) -> torch.Tensor:
+    """Images of `shape` (rows, channels, height, width), each with a second that shows it moved.
+
+    (rows, 2, channels, height, width): down and to the right by `shift`; what leaves comes back on
+    the other side.
+    """
+    images = normals(name, shape, seed)
+    return torch.stack([images, images.roll((shift, shift), (-2, -1))], 1)
+
+
 def ended(ids: torch.Tensor, token: int, lengths: tuple[int, ...]) -> torch.Tensor:
     """`ids` with the end `token` as the last of each row's `lengths` tokens."""
     ids[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = token
@@ -161,3 +174,27 @@ def set_weights(model: torch.nn.Module, seed: int) -> None:
             noise = normals(name, tuple(tensor.shape), seed) * min(0.25, fan_in**-0.5)
             is_gain = name.endswith(("weight.original0", "weight_g"))  # of a weight norm
             tensor.data.copy_(noise + (1.0 if is_gain else first.item() if constant else 0.0))
+
+
+def settle(model: torch.nn.Module, run: Callable[[Any], object]) -> None:
+    """Give the batch norms of `model` the statistics of what they read in `run(a copy of it)`.
+
+    With others the signal of a deep CNN fades beside its biases, and no input would matter.
+    """
+
+    def has_statistics(module: torch.nn.Module) -> bool:  # frozen norms are of classes of their own
+        return getattr(module, "running_mean", None) is not None
+
+    def measure(module: Any, read: tuple[torch.Tensor, ...]) -> None:
+        axes = [axis for axis in range(read[0].ndim) if axis != 1]
+        module.running_mean.copy_(read[0].mean(axes))
+        module.running_var.copy_(read[0].var(axes, correction=0))
+
+    if any(map(has_statistics, model.modules())):
+        probe = copy.deepcopy(model)
+        for module in filter(has_statistics, probe.modules()):
+            module.register_forward_pre_hook(measure)
+        with torch.no_grad():
+            run(probe)
+        found = {n: v for n, v in probe.state_dict().items() if ".running_" in n}
+        model.load_state_dict(found, strict=False)

@@ -21,7 +21,7 @@ from templates import _story as story
 from templates._compare import Tensors, flatten, rms, rmse, unmasked
 from templates._devices import runtime_of, synchronize
 from templates._graph import Graph
-from templates._random import normals
+from templates._random import normals, settle
 
 
 @dataclass
@@ -44,9 +44,12 @@ class Subject:
 
     @cached_property
     def made(self) -> Any:
-        """The model in fp32 on the CPU, of which all others are copies; nothing is run on it."""
+        """The model in fp32 on the CPU, batch norms settled; all others are copies of it."""
         seed_generators(self.seed, "cpu")
-        return self.make().eval()
+        model = self.make().eval()
+        if self.weights == "random":
+            settle(model, lambda probe: self.call(in_fp64(probe), self.make_inputs(model.config)))
+        return model
 
     @cached_property
     def loaded(self) -> Any:
@@ -64,9 +67,9 @@ class Subject:
         """The model in fp32 on the CPU."""
         return story.build_model(self.weights, self.size, self.seed)
 
-    def make_inputs(self) -> Tensors:
-        """Inputs that suit the model."""
-        return dict(story.build_inputs(self.reference.config, self.seed))
+    def make_inputs(self, config: Any) -> Tensors:
+        """Inputs that suit the model with this configuration."""
+        return dict(story.build_inputs(config, self.seed))
 
     def fresh(self) -> Any:
         """A new model under test: on the device, with the attention that users get by default."""
@@ -95,15 +98,12 @@ class Subject:
     @cached_property
     def reference(self) -> Any:
         """The same model in fp64 with eager attention on the CPU: what is right."""
-        model = self.build().double()
-        if story.EXPERTS:  # the default implementation has no fp64
-            model.set_experts_implementation("eager")
-        return model
+        return in_fp64(self.build())
 
     @cached_property
     def inputs(self) -> Tensors:
         """The inputs, on the CPU; floating point ones in fp32."""
-        return self.make_inputs()
+        return self.make_inputs(self.made.config)
 
     @cached_property
     def outputs(self) -> Tensors:
@@ -210,6 +210,13 @@ def seed_generators(seed: int, device: str | torch.device) -> None:
     if kind != "cpu":
         backend = getattr(torch, kind)
         getattr(backend, "manual_seed_all", backend.manual_seed)(seed)
+
+
+def in_fp64(model: Any) -> Any:
+    """`model` in fp64."""
+    if story.EXPERTS:  # the default implementation has no fp64
+        model.set_experts_implementation("eager")
+    return model.double()
 
 
 def placed(inputs: Tensors, model: Any) -> Tensors:

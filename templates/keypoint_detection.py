@@ -1,0 +1,131 @@
+"""Test of SuperPoint: does it run here, and are its results right?
+
+SuperPointForKeypointDetection of transformers, tiny, with reproducible random weights,
+is compared with itself in fp64 and with what must hold between its own runs. Offline.
+
+    python test_hf_superpoint.py [--device cuda] [--help]
+    pytest test_hf_superpoint.py
+
+Exit code: 0 all checks pass, 1 one does not, 2 wrong usage, 3 mock (torch or transformers is not
+installed: nothing was tested), 4 the device is not there. A check that is skipped says why.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from templates._basics import (
+    test_determinism,
+    test_device_parity,
+    test_dtype_bf16,
+    test_forward,
+    test_golden,
+    test_gradients,
+    test_isolation,
+    test_placement,
+    test_save_load,
+    test_sensitivity,
+)
+from templates._checks import test_attention_parity, test_batch_invariance
+from templates._compare import Tensors, note
+from templates._main import main, subject
+from templates._random import normals, set_weights
+from templates._subject import Subject
+
+try:
+    import torch
+    from transformers import SuperPointBackboneConfig, SuperPointConfig, SuperPointForKeypointDetection
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+SLOTS = {  # text of this template -> field of the registry that replaces it
+    "SuperPoint": "title",
+    "test_hf_superpoint.py": "script",
+    "SuperPointConfig": "config_class",
+    "SuperPointForKeypointDetection": "model_class",
+    "FAMILY": "family",
+    "MODEL_CLASS": "model_class",
+    "CHECKPOINT": "checkpoint",
+    "REQUIRES": "requires",
+    "SEED": "seed",
+    "ATTENTIONS": "attentions",
+    "EXPERTS": "experts",
+    "ALL_OUTPUTS": "all_outputs",
+    "OUTPUTS": "outputs",
+    "FP32_OUTPUTS": "fp32_outputs",
+    "OPTIONS": "options",
+    "INSENSITIVE": "insensitive",
+    "NO_GRADIENT": "no_gradient",
+    "GOLDEN": "golden",
+    "build_config": "config",
+    "build_inputs": "inputs",
+}
+
+FAMILY = "superpoint"
+ARCHITECTURE = "keypoint_detection"
+MODEL_CLASS = "SuperPointForKeypointDetection"
+CHECKPOINT = "usyd-community/superpoint-base-simple"
+REQUIRES: tuple[str, ...] = ()  # packages that some check needs
+SEED = 0  # of weights and inputs: the first with which no output is dead
+ATTENTIONS = ()  # the first is what users get by default
+EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True}
+OUTPUTS = {
+    "heatmaps": (2, 2, 16, 24),
+    "hidden_states.0": (2, 24, 24),
+    "hidden_states.1": (2, 24, 24),
+    "hidden_states.2": (2, 24, 24),
+}
+FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+OPTIONS: dict[str, object] = {}  # arguments of every call
+INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
+NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
+GOLDEN = {"heatmaps": (0.4484780914, -0.100605702, 0.2492826682)}
+
+
+def build_config() -> SuperPointConfig:
+    """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
+    return SuperPointConfig(
+        backbone_config=SuperPointBackboneConfig(
+            hidden_size=24,
+            num_attention_heads=4,
+            image_size=[32, 48],
+            patch_size=[8, 8],
+            out_indices=[2],
+            num_hidden_layers=2,
+        ),
+    )
+
+
+def build_model(weights: str, size: str, seed: int) -> SuperPointForKeypointDetection:
+    """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
+    if weights != "random":
+        where = CHECKPOINT if weights == "pretrained" else weights
+        return SuperPointForKeypointDetection.from_pretrained(where)
+    model = SuperPointForKeypointDetection(SuperPointConfig() if size == "full" else build_config())
+    set_weights(model, seed)
+    return model
+
+
+def build_inputs(config: SuperPointConfig, seed: int) -> Tensors:
+    """A batch of two rows."""
+    return {
+        "pixel_values": normals("pixel_values", shape=(2, 3, 32, 48), seed=seed),
+    }
+
+
+def test_unit_length(subject: Subject) -> None:
+    """Each keypoint lies in its image, and its descriptor has length one."""
+    found = subject.outputs["mask"] == 1
+    places, descriptors = subject.outputs["keypoints"], subject.outputs["descriptors"]
+    assert ((places >= 0) & (places < 1)).all(), "a keypoint lies outside of its image"
+    lengths = descriptors[found].norm(dim=-1)
+    bound = 100 * subject.eps
+    error = note((lengths - 1).abs().max().item(), bound)
+    assert error <= bound, f"a descriptor's length differs from 1 by {error:.1e}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
