@@ -34,7 +34,7 @@ from templates._subject import Subject
 
 try:
     import torch
-    from transformers import SuperPointBackboneConfig, SuperPointConfig, SuperPointForKeypointDetection
+    from transformers import SuperPointConfig, SuperPointForKeypointDetection
 except ImportError as error:
     MISSING: ImportError | None = error
 else:
@@ -55,6 +55,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
+    "SWITCHES": "switches",
     "OPTIONS": "options",
     "INSENSITIVE": "insensitive",
     "NO_GRADIENT": "no_gradient",
@@ -66,36 +67,47 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
 FAMILY = "superpoint"
 ARCHITECTURE = "keypoint_detection"
 MODEL_CLASS = "SuperPointForKeypointDetection"
-CHECKPOINT = "usyd-community/superpoint-base-simple"
+CHECKPOINT = "magic-leap-community/superpoint"
 REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True}
 OUTPUTS = {
-    "heatmaps": (2, 2, 16, 24),
-    "hidden_states.0": (2, 24, 24),
-    "hidden_states.1": (2, 24, 24),
-    "hidden_states.2": (2, 24, 24),
+    "keypoints": (2, 6, 2),
+    "scores": (2, 6),
+    "descriptors": (2, 6, 28),
+    "mask": (2, 6),
+    "hidden_states.0": (2, 8, 48, 32),
+    "hidden_states.1": (2, 12, 24, 16),
+    "hidden_states.2": (2, 16, 12, 8),
+    "hidden_states.3": (2, 20, 12, 8),
 }
-FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+FP32_OUTPUTS: tuple[str, ...] = (
+    "keypoints",
+    "scores",
+    "descriptors",
+)  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"heatmaps": (0.4484780914, -0.100605702, 0.2492826682)}
+GOLDEN = {
+    "keypoints": (0.6519230145, -0.3404039324, 0.3205957803),
+    "scores": (0.04101280003, 0.01293394645, -0.02130535293),
+    "descriptors": (0.1889822365, 0.283413499, 0.02474988081),
+    "mask": (1.0, 0.328002903, -0.4623031765),
+}
 
 
 def build_config() -> SuperPointConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
     return SuperPointConfig(
-        backbone_config=SuperPointBackboneConfig(
-            hidden_size=24,
-            num_attention_heads=4,
-            image_size=[32, 48],
-            patch_size=[8, 8],
-            out_indices=[2],
-            num_hidden_layers=2,
-        ),
+        num_labels=5,
+        encoder_hidden_sizes=[8, 12, 16, 20],
+        decoder_hidden_size=24,
+        descriptor_decoder_dim=28,
+        max_keypoints=6,
+        border_removal_distance=16,
     )
 
 
@@ -112,7 +124,7 @@ def build_model(weights: str, size: str, seed: int) -> SuperPointForKeypointDete
 def build_inputs(config: SuperPointConfig, seed: int) -> Tensors:
     """A batch of two rows."""
     return {
-        "pixel_values": normals("pixel_values", shape=(2, 3, 32, 48), seed=seed),
+        "pixel_values": normals("pixel_values", shape=(2, 3, 96, 64), seed=seed),
     }
 
 

@@ -34,7 +34,7 @@ from templates._subject import Subject
 
 try:
     import torch
-    from transformers import SuperGlueBackboneConfig, SuperGlueConfig, SuperGlueForKeypointMatching
+    from transformers import SuperGlueConfig, SuperGlueForKeypointMatching, SuperPointConfig
 except ImportError as error:
     MISSING: ImportError | None = error
 else:
@@ -55,6 +55,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
+    "SWITCHES": "switches",
     "OPTIONS": "options",
     "INSENSITIVE": "insensitive",
     "NO_GRADIENT": "no_gradient",
@@ -66,35 +67,55 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
 FAMILY = "superglue"
 ARCHITECTURE = "keypoint_matching"
 MODEL_CLASS = "SuperGlueForKeypointMatching"
-CHECKPOINT = "usyd-community/superglue-base-simple"
+CHECKPOINT = "magic-leap-community/superglue_indoor"
 REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
-ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True}
+ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
-    "heatmaps": (2, 2, 16, 24),
-    "hidden_states.0": (2, 24, 24),
-    "hidden_states.1": (2, 24, 24),
-    "hidden_states.2": (2, 24, 24),
+    "matches": (2, 2, 6),
+    "matching_scores": (2, 2, 6),
+    "keypoints": (2, 2, 6, 2),
+    "mask": (2, 2, 6),
+    "hidden_states.0": (2, 2, 8, 6),
+    "hidden_states.1": (2, 2, 12, 6),
+    "hidden_states.2": (2, 2, 32, 6),
+    "hidden_states.3": (2, 2, 32, 6),
+    "hidden_states.4": (2, 2, 32, 6),
+    "hidden_states.5": (2, 2, 64, 6),
+    "hidden_states.6": (2, 2, 32, 6),
+    "hidden_states.7": (2, 2, 64, 6),
+    "hidden_states.8": (2, 2, 32, 6),
+    "hidden_states.9": (2, 2, 32, 6),
+    "attentions.0": (2, 2, 4, 6, 6),
+    "attentions.1": (2, 2, 4, 6, 6),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"heatmaps": (0.4484780914, -0.100605702, 0.2492826682)}
+GOLDEN = {
+    "matches": (2.661453237, 2.037582291, -0.8433363001),
+    "matching_scores": (0.5656316732, 0.03384349056, -0.05635090123),
+    "keypoints": (0.7579869859, -0.3305555694, 0.1276520274),
+    "mask": (1.0, -0.03623148718, 0.4034876046),
+}
 
 
 def build_config() -> SuperGlueConfig:
     """A tiny configuration; sizes that may differ do differ, so that a swap shows."""
     return SuperGlueConfig(
-        backbone_config=SuperGlueBackboneConfig(
-            hidden_size=24,
-            num_attention_heads=4,
-            image_size=[32, 48],
-            patch_size=[8, 8],
-            out_indices=[2],
-            num_hidden_layers=2,
+        hidden_size=32,
+        keypoint_encoder_sizes=[8, 12, 32],
+        gnn_layers_types=["self", "cross"],
+        sinkhorn_iterations=10,
+        keypoint_detector_config=SuperPointConfig(
+            encoder_hidden_sizes=[8, 12, 16, 20],
+            decoder_hidden_size=24,
+            descriptor_decoder_dim=32,
+            border_removal_distance=16,
+            max_keypoints=6,
         ),
     )
 
