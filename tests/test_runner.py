@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -122,6 +123,29 @@ def test_jobs_times_threads_are_the_cores(place: Place) -> None:
     for jobs in {1, worker.cores()}:
         assert place.matrix("--jobs", str(jobs)) == 0
         assert place.record("alpha-cpu")["environment"]["threads"] * jobs == worker.cores()
+
+
+@linux
+def test_the_output_of_the_matrix_may_be_a_file(place: Place, tmp_path: Path) -> None:
+    place.script("alpha", forward="print('said', flush=True)")
+    words = ["-m", "tools", "matrix", *place.flags("--device", "cpu", "--runner", "warm")]
+    said = tmp_path / "said.txt"
+    with said.open("w") as file:
+        done = subprocess.run(
+            [sys.executable, *words], check=False, cwd=scripts.ROOT, stdout=file, stderr=file
+        )
+    assert (done.returncode, "1 pass (1 warm processes)" in said.read_text()) == (0, True)
+    [log] = place.results.glob("*/logs/alpha-cpu.txt")
+    assert log.read_text() == "said\n"
+
+
+def test_facts_of_a_script_are_those_of_its_whole_text() -> None:
+    made = [*scripts.find(scripts.ROOT / "fixed_tests").values()]
+    for path in [*(scripts.ROOT / "templates").glob("*.py"), *made[::20]]:
+        facts, body = scripts.read(path), ast.parse(path.read_bytes()).body
+        functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+        checks = [name.removeprefix("test_") for name in functions if name.startswith("test_")]
+        assert (facts.checks, facts.constants) == (tuple(checks), scripts.literals(body))
 
 
 def test_the_longest_goes_first(place: Place, tmp_path: Path) -> None:

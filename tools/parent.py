@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -116,7 +116,7 @@ class Parent:
         task: dict[str, Any] = json.loads(data)
         answers, output = socket.socket(fileno=handles[0]), handles[1]
         try:
-            if task["warm"] and _files() != self._files:
+            if task["warm"] and _changed(self._files):
                 raise OSError(0, "stale")
             pid = os.fork()
         except OSError as error:
@@ -301,6 +301,16 @@ def _files() -> dict[str, int]:
         with contextlib.suppress(OSError, TypeError):
             found[str(path)] = os.stat(path or "").st_mtime_ns  # noqa: PTH116 - thousands of them
     return found
+
+
+def _changed(files: Mapping[str, int]) -> bool:
+    """Whether one of `files` is no longer what `_files` has seen."""
+    try:
+        return any(
+            os.stat(path).st_mtime_ns != then for path, then in files.items()
+        )  # noqa: PTH116
+    except OSError:
+        return True
 
 
 def _send(answers: socket.socket, answer: dict[str, Any]) -> None:
