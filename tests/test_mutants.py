@@ -204,6 +204,21 @@ def test_a_mutant_that_changes_nothing_is_equivalent_and_else_it_is_missed() -> 
     assert judged({"refused": "no such function"}).outcome == "refused"
 
 
+def test_rounding_in_fp32_hides_no_difference_in_fp64() -> None:
+    def both(double: float, single: float) -> dict[str, Any]:
+        found = answer(value=double)
+        found["trace"].append(["call logits", "torch.float32", [2], single, single])
+        return found
+
+    def outcome(double: float, single: float) -> str:
+        sound = Baseline(script("bert"), both(1.0, 1.0), [], 1.0)
+        return judge(mutant("bert"), sound, both(double, single)).outcome
+
+    assert outcome(1.0, 1 + 1e-7) == "equivalent"
+    assert outcome(1.0, 1 + 1e-5) == "missed"
+    assert outcome(1 + 1e-9, 1 + 1e-7) == "missed"
+
+
 def test_simple_oracles_compare_with_the_sound_outputs() -> None:
     assert judged(answer(outputs=None)).simple == [*SIMPLE]
     assert judged(answer(value=1.0005)).simple == []
