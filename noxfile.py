@@ -19,7 +19,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "check", "tests"]  # these change no file
 
-TYPED = ("faults", "generator", "tools", "templates", "noxfile.py")
+TYPED = ("crosscheck", "faults", "generator", "tools", "templates", "noxfile.py")
 FORMATTED = (*TYPED, "tests")  # `regenerate` formats fixed_tests, `check` compares it byte by byte
 
 
@@ -140,6 +140,12 @@ def browsers(session: nox.Session) -> None:
 def serve_bundles(session: nox.Session) -> None:
     """Let browsers judge all models, those of phones too [-- --lan --port N --family a,b]."""
     run(session, "-m", "tools", "serve_bundles", *session.posargs)
+
+
+@nox.session
+def crosscheck(session: nox.Session) -> None:
+    """Compare models with independent implementations of them, into docs/ [-- family …]."""
+    run(session, "-m", "crosscheck", *session.posargs)
 
 
 @nox.session

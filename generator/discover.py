@@ -110,7 +110,8 @@ def main(
         work = apart(discover, [(each, overrides.get(each, [])) for each in wanted])
     for family, result in work:
         if isinstance(result, registry.Entry):
-            found[family] = result
+            by = known[family].confirmed if family in known else {}  # what `crosscheck` found
+            found[family] = replace(result, confirmed=by)
             print(f"{family}: {result.model_class}, {result.parameters} parameters", flush=True)
         else:
             failed.append(family)

@@ -101,6 +101,7 @@ class Entry:
     switches_left_out: dict[str, str] = field(default_factory=dict)  # such -> why
     insensitive: dict[str, str] = field(default_factory=dict)  # inputs -> why they change nothing
     no_gradient: dict[str, str] = field(default_factory=dict)  # parameters -> reviewed reason
+    confirmed: dict[str, str] = field(default_factory=dict)  # independent package -> version
     constants: dict[str, Any] = field(default_factory=dict)  # what else the template's SLOTS name
     # output, or further head, or switch (of whose outputs all are joined) -> fingerprint
     golden: dict[str, list[float]] = field(default_factory=dict)
@@ -137,6 +138,7 @@ TABLES = (
     "switches_left_out",
     "insensitive",
     "no_gradient",
+    "confirmed",
     "constants",
     "golden",
 )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import nox.project
 import nox.registry
 import pytest
 from packaging.requirements import Requirement
@@ -120,7 +121,7 @@ def test_constraints_pin_every_requirement_within_its_range() -> None:
 
 def test_every_imported_package_is_declared() -> None:
     files = [ROOT / "noxfile.py"]
-    for folder in ("faults", "generator", "tools", "templates", "tests"):
+    for folder in ("crosscheck", "faults", "generator", "tools", "templates", "tests"):
         files += sorted((ROOT / folder).rglob("*.py"))
     imported: dict[str, Path] = {}
     for path in files:
@@ -130,10 +131,15 @@ def test_every_imported_package_is_declared() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported[node.module.partition(".")[0]] = path
     local = {path.stem for path in (*ROOT.iterdir(), *ROOT.glob("tests/*"))}
-    providers = packages_distributions()
+    project = nox.project.load_toml(ROOT / "pyproject.toml")
     declared = {
-        canonicalize_name(Requirement(each).name) for each in Environment.of(ROOT).requirements
+        canonicalize_name(Requirement(each).name)
+        for each in (
+            *Environment.of(ROOT).requirements,
+            *nox.project.dependency_groups(project, "crosscheck"),
+        )
     }
+    providers = {"whisper": ["openai-whisper"]} | dict(packages_distributions())
     standard = sys.stdlib_module_names | {"tomllib"}  # not yet of 3.10, where tomli stands in
     for module in imported.keys() - standard - local:
         names = {canonicalize_name(name) for name in providers.get(module, [module])}

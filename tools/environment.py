@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -149,6 +149,30 @@ class Environment:
                 "pyproject.toml into an environment of your own and name its Python, "
                 f"{OWN_PYTHON}=/path/to/python"
             )
+
+
+def overlay(name: str, packages: Sequence[str]) -> Path:
+    """A folder with these packages (`timm==1.0`) alone, to be put on the path of a Python.
+
+    For what cannot be in the environment: other versions of what it has, packages whose ranges
+    exclude its versions though they work with them. What they need is taken from the environment.
+
+    Raises:
+        SetupError: pip could not install them.
+    """
+    folder = ROOT / ".nox" / "overlays" / name
+    stamp, wanted = folder / STAMP, "\n".join(sorted(packages))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        if not stamp.exists() or stamp.read_text("utf-8") != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            print(f"Installing {', '.join(packages)} into {folder} …", flush=True)
+            command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
+            options = ["--quiet", "--no-deps", "--target", str(folder)]
+            if subprocess.run([*command, *options, *packages], check=False).returncode:
+                raise SetupError(f"could not install {', '.join(packages)}: the cause is above")
+            stamp.write_text(wanted, encoding="utf-8")
+    return folder
 
 
 def pins() -> Iterator[str]:
