@@ -96,8 +96,14 @@ def ingest(session: nox.Session) -> None:
 
 @nox.session
 def publish(session: nox.Session) -> None:
-    """Render the reports, and the summary in README.md, from the database."""
+    """Render the reports, the dashboard and the summary in README.md from the database."""
     run(session, "-m", "tools", "publish", *session.posargs)
+
+
+@nox.session
+def history(session: nox.Session) -> None:
+    """Say which runs there are and what changed, tag or prune them [-- --fail-on-regression …]."""
+    run(session, "-m", "tools", "history", *session.posargs)
 
 
 @nox.session

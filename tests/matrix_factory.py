@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import results
+from tools.dashboard.page import Dashboard, load
 from tools.database import ingest
 from tools.expectations import Expectation
 from tools.reports.data import Matrix, load_matrix
@@ -123,6 +124,10 @@ class Results:
         """What is published of all runs, judged by the expectations `known`."""
         ingest(self.folder, self.database, known)
         return load_matrix(self.database)
+
+    def dashboard(self, *known: Expectation) -> Dashboard:
+        """What is published beside the matrix."""
+        return load(self.database, self.matrix(*known), self.folder, None)
 
 
 def full_results(folder: Path) -> Results:

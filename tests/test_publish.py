@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.matrix_factory import EXPECTED, Results, checks, full_results
 from tools.__main__ import main
+from tools.dashboard.page import Dashboard
 from tools.database import ingest
 from tools.publish import BEGIN, END, publish
 from tools.reports.data import Matrix, ReportError
 
-OUTPUTS = {"README.md", "matrix.html", "heatmap.png", "matrix.csv", "matrix.json"}
+OUTPUTS = {"README.md", "changes.md", "heatmap.png", "matrix.csv", "matrix.json"}
 
 
 @pytest.fixture(scope="module")
-def matrix(tmp_path_factory: pytest.TempPathFactory) -> Matrix:
-    return full_results(tmp_path_factory.mktemp("full")).matrix(*EXPECTED)
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Dashboard:
+    return full_results(tmp_path_factory.mktemp("full")).dashboard(*EXPECTED)
 
 
 @pytest.fixture
@@ -27,9 +29,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def publish_in(root: Path, matrix: Matrix) -> list[Path]:
-    reports = root / "compatibility_reports"
-    return publish(matrix, reports, root / "README.md", root / "fixed_tests")
+def publish_in(root: Path, shown: Dashboard) -> list[Path]:
+    return publish(shown, root, root / "fixed_tests")
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -37,28 +38,29 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
-def test_all_formats_and_one_page_a_column_are_written(root: Path, matrix: Matrix) -> None:
-    changed = publish_in(root, matrix)
+def test_all_formats_and_one_page_a_column_are_written(root: Path, shown: Dashboard) -> None:
+    changed = publish_in(root, shown)
     reports = root / "compatibility_reports"
     assert {path.name for path in reports.iterdir()} == OUTPUTS | {"cpu.md", "cuda.md"}
-    assert set(changed) == {*reports.iterdir(), root / "README.md"}
+    page = root / "dashboard" / "index.html"
+    assert set(changed) == {*reports.iterdir(), root / "README.md", page}
 
 
-def test_publishing_again_changes_no_byte(root: Path, matrix: Matrix) -> None:
-    publish_in(root, matrix)
+def test_publishing_again_changes_no_byte(root: Path, shown: Dashboard) -> None:
+    publish_in(root, shown)
     before = contents(root)
-    assert publish_in(root, matrix) == []
+    assert publish_in(root, shown) == []
     assert contents(root) == before
 
 
 def test_rebuilding_the_database_changes_no_byte(root: Path) -> None:
     made = full_results(root / "made")
-    publish_in(root, made.matrix(*EXPECTED))
-    assert publish_in(root, made.matrix(*EXPECTED)) == []
+    publish_in(root, made.dashboard(*EXPECTED))
+    assert publish_in(root, made.dashboard(*EXPECTED)) == []
 
 
-def test_the_readme_keeps_what_is_outside_of_its_markers(root: Path, matrix: Matrix) -> None:
-    publish_in(root, matrix)
+def test_the_readme_keeps_what_is_outside_of_its_markers(root: Path, shown: Dashboard) -> None:
+    publish_in(root, shown)
     text = (root / "README.md").read_text(encoding="utf-8")
     assert text.startswith(f"# Title\n\n{BEGIN}\n")
     assert text.endswith(f"{END}\n\nThe end.\n")
@@ -77,55 +79,56 @@ def test_the_readme_keeps_what_is_outside_of_its_markers(root: Path, matrix: Mat
     ],
 )
 def test_wrong_markers_are_an_error_and_nothing_is_touched(
-    root: Path, matrix: Matrix, readme: str, problem: str
+    root: Path, shown: Dashboard, readme: str, problem: str
 ) -> None:
     (root / "README.md").write_text(readme)
     with pytest.raises(ReportError) as error:
-        publish_in(root, matrix)
+        publish_in(root, shown)
     assert str(error.value).startswith(f"{root / 'README.md'}: {problem}")
     assert contents(root) == {"README.md": readme.encode()}
 
 
-def test_a_missing_readme_is_an_error(tmp_path: Path, matrix: Matrix) -> None:
+def test_a_missing_readme_is_an_error(tmp_path: Path, shown: Dashboard) -> None:
     with pytest.raises(ReportError, match=r"README\.md: cannot be read"):
-        publish_in(tmp_path, matrix)
+        publish_in(tmp_path, shown)
     assert contents(tmp_path) == {}
 
 
 def test_pages_of_columns_that_are_gone_are_removed_and_others_are_kept(
-    root: Path, matrix: Matrix
+    root: Path, shown: Dashboard
 ) -> None:
-    publish_in(root, matrix)
+    publish_in(root, shown)
     notes = root / "compatibility_reports" / "notes.md"
     notes.write_text("mine")
+    matrix = shown.matrix
     only_cpu = Matrix(
         {key: cell for key, cell in matrix.cells.items() if key[1].device == "cpu"}, matrix.runs
     )
-    changed = publish_in(root, only_cpu)
+    changed = publish_in(root, replace(shown, matrix=only_cpu))
     assert root / "compatibility_reports" / "cuda.md" in changed
     names = {path.name for path in notes.parent.iterdir()}
     assert names == OUTPUTS | {"cpu.md", "notes.md"}
 
 
-def test_a_page_that_is_not_ours_is_not_overwritten(root: Path, matrix: Matrix) -> None:
+def test_a_page_that_is_not_ours_is_not_overwritten(root: Path, shown: Dashboard) -> None:
     page = root / "compatibility_reports" / "cpu.md"
     page.parent.mkdir()
     page.write_text("mine")
     with pytest.raises(ReportError, match=r"cpu\.md: is not a published report"):
-        publish_in(root, matrix)
+        publish_in(root, shown)
     assert page.read_text() == "mine"
     assert "old" in (root / "README.md").read_text()
 
 
 def test_a_failed_write_leaves_the_old_file(
-    root: Path, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+    root: Path, shown: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="no space"):
-        publish_in(root, matrix)
+        publish_in(root, shown)
     assert list((root / "compatibility_reports").iterdir()) == []
 
 
@@ -139,7 +142,7 @@ def test_the_command_publishes(root: Path, capsys: pytest.CaptureFixture[str]) -
     made = full_results(root / "made")
     ingest(made.folder, made.database)
     assert main(command(root, made.database)) == 0
-    assert "13 cells on cpu, cuda; 8 files changed" in capsys.readouterr().out
+    assert "13 cells on cpu, cuda; 9 files changed" in capsys.readouterr().out
     assert main(command(root, made.database)) == 0
     assert "; 0 files changed" in capsys.readouterr().out
 
@@ -165,8 +168,9 @@ def test_a_setting_has_its_own_page(root: Path) -> None:
     made = Results(root / "made")
     made.run("20261123T183000Z-aaaaaa", {"bert": checks()})
     made.run("20261123T190000Z-bbbbbb", {"bert": checks()}, size="full", dtype="bfloat16")
-    matrix = made.matrix()
+    shown = made.dashboard()
+    matrix = shown.matrix
     assert [column.label for column in matrix.columns] == ["cpu", "cpu · full · bfloat16"]
-    publish_in(root, matrix)
+    publish_in(root, shown)
     page = (root / "compatibility_reports" / "cpu-full-bfloat16.md").read_text(encoding="utf-8")
     assert "# cpu · full · bfloat16" in page

@@ -23,7 +23,7 @@ from tools.reports.markdown import (
     text,
 )
 
-SCRIPTS = "../fixed_tests"
+SCRIPTS, PAGE = "../fixed_tests", "../dashboard/index.html"
 HOSTILE = (
     "<script>alert(1)</script> a|b `c` ```\n# heading\n- item\n\n| x | y |\n| --- | --- |\n"
     "[link](javascript:alert(1)) ![p](http://evil/x.png) <!-- matrix:end --> $x$ ~~s~~ "
@@ -79,8 +79,12 @@ def assert_same_cells_in_each_row(markdown: str) -> None:
 
 
 def pages(matrix: Matrix) -> list[str]:
-    columns = [render_column(matrix, column, SCRIPTS) for column in matrix.columns]
-    return [render_matrix(matrix, SCRIPTS), render_summary(matrix, "reports"), *columns]
+    columns = [render_column(matrix, column, SCRIPTS, PAGE) for column in matrix.columns]
+    return [
+        render_matrix(matrix, SCRIPTS, PAGE),
+        render_summary(matrix, "reports", "page.html"),
+        *columns,
+    ]
 
 
 def test_every_row_of_every_table_has_the_same_cells(matrix: Matrix, hostile: Matrix) -> None:
@@ -90,7 +94,7 @@ def test_every_row_of_every_table_has_the_same_cells(matrix: Matrix, hostile: Ma
 
 
 def test_the_matrix_has_each_family_once_under_its_architecture(matrix: Matrix) -> None:
-    found = [t for t in tables(render_matrix(matrix, SCRIPTS)) if t[0][0] == "family"]
+    found = [t for t in tables(render_matrix(matrix, SCRIPTS, PAGE)) if t[0][0] == "family"]
     families = [row[0] for rows in found for row in rows[1:]]
     assert families == [family.name for family in matrix.families]
     assert len(found) == len(matrix.architectures)
@@ -99,8 +103,8 @@ def test_the_matrix_has_each_family_once_under_its_architecture(matrix: Matrix) 
 
 
 def test_cells_link_to_scripts_or_explanations_that_are_there(matrix: Matrix) -> None:
-    page = render_matrix(matrix, SCRIPTS)
-    column = {c.slug: render_column(matrix, c, SCRIPTS) for c in matrix.columns}
+    page = render_matrix(matrix, SCRIPTS, PAGE)
+    column = {c.slug: render_column(matrix, c, SCRIPTS, PAGE) for c in matrix.columns}
     links = re.findall(r"\]\((\w+)\.md#([\w-]+)\)", page)
     assert ("cpu", "electra") in links
     for slug, anchor in links:
@@ -110,7 +114,7 @@ def test_cells_link_to_scripts_or_explanations_that_are_there(matrix: Matrix) ->
 
 
 def test_counts_add_up_to_all_families(matrix: Matrix) -> None:
-    [counts] = [t for t in tables(render_matrix(matrix, SCRIPTS)) if t[0][0] == "outcome"]
+    [counts] = [t for t in tables(render_matrix(matrix, SCRIPTS, PAGE)) if t[0][0] == "outcome"]
     *rows, total = counts[1:]
     assert total == ["all families", "9", "9"]
     assert [sum(int(row[column]) for row in rows) for column in (1, 2)] == [9, 9]
@@ -123,7 +127,7 @@ def test_an_incomplete_run_is_shown_loudly_on_every_page(matrix: Matrix) -> None
 
 
 def test_a_page_tells_what_does_not_pass_and_how_to_repeat_it(matrix: Matrix) -> None:
-    page = render_column(matrix, matrix.columns[0], SCRIPTS)
+    page = render_column(matrix, matrix.columns[0], SCRIPTS, PAGE)
     fences = [(t.info, t.content) for t in tokens(page) if t.type == "fence"]
     assert ("text", "golden ended with fail\n") in fences
     command = "python fixed_tests/test_hf_roberta.py --device cpu --checks golden\n"
@@ -135,7 +139,7 @@ def test_a_page_tells_what_does_not_pass_and_how_to_repeat_it(matrix: Matrix) ->
 
 
 def test_a_page_groups_what_was_skipped_or_not_measured(matrix: Matrix) -> None:
-    cpu, cuda = (tables(render_column(matrix, c, SCRIPTS)) for c in matrix.columns)
+    cpu, cuda = (tables(render_column(matrix, c, SCRIPTS, PAGE)) for c in matrix.columns)
     assert ["gradients", "gradients ended with skip", "2", "t5, vit"] in [r for t in cpu for r in t]
     rows = [row for table in cuda for row in table]
     assert ["⏭ skip", "no cuda device", "1", "roberta"] in rows
@@ -143,20 +147,22 @@ def test_a_page_groups_what_was_skipped_or_not_measured(matrix: Matrix) -> None:
 
 
 def test_a_stand_in_is_in_no_table_of_verdicts_or_measurements(matrix: Matrix) -> None:
-    page = render_column(matrix, matrix.columns[0], SCRIPTS)
+    page = render_column(matrix, matrix.columns[0], SCRIPTS, PAGE)
     assert "### llava" not in page
     rows = [row for table in tables(page) for row in table if "llava" in "".join(row)]
     assert rows == [["🔷 mock", "pillow is missing", "1", "llava"]]
 
 
 def test_measurements_are_shown_with_units(matrix: Matrix) -> None:
-    page = render_column(matrix, matrix.columns[1], SCRIPTS)
+    page = render_column(matrix, matrix.columns[1], SCRIPTS, PAGE)
     bert = ["bert", "encoder_only", "3.2 s", "2 ms", "512 MiB", "236,420"]
     assert bert in [row for table in tables(page) for row in table]
 
 
 def test_hardware_and_software_are_named(matrix: Matrix) -> None:
-    rows = [row for t in tables(render_column(matrix, matrix.columns[0], SCRIPTS)) for row in t]
+    rows = [
+        row for t in tables(render_column(matrix, matrix.columns[0], SCRIPTS, PAGE)) for row in t
+    ]
     for fact in (["hardware", "EPYC 9654"], ["kind", "hardware"], ["transformers", "5.23.0"]):
         assert fact in rows
 
@@ -164,7 +170,7 @@ def test_hardware_and_software_are_named(matrix: Matrix) -> None:
 def test_one_device_is_not_compared_with_itself(tmp_path: Path) -> None:
     made = Results(tmp_path)
     made.run("20261123T183000Z-aaaaaa", {"bert": checks()})
-    page = render_matrix(made.matrix(), SCRIPTS)
+    page = render_matrix(made.matrix(), SCRIPTS, PAGE)
     assert "n/a: only cpu was measured" in page
     assert "| recommended" not in page
 
@@ -186,7 +192,7 @@ def test_foreign_text_is_never_markup(hostile: Matrix) -> None:
 
 def test_foreign_text_cannot_end_the_summary(hostile: Matrix) -> None:
     run = Run("<!-- matrix:end -->", None, False, False, 1, 0, ("<!-- matrix:end -->",), 0)
-    summary = render_summary(Matrix(hostile.cells, (run,)), "reports")
+    summary = render_summary(Matrix(hostile.cells, (run,)), "reports", "page.html")
     assert "matrix:end" in summary
     assert END not in summary
 
@@ -209,7 +215,7 @@ def test_a_page_stays_small_enough_to_be_rendered(tmp_path: Path) -> None:
     failing = [check(f"c{i}", "fail", "z" * 5000) for i in range(40)]
     made.run("20261123T183000Z-aaaaaa", {f"family{i}": failing for i in range(20)})
     matrix = made.matrix()
-    page = render_column(matrix, matrix.columns[0], SCRIPTS)
+    page = render_column(matrix, matrix.columns[0], SCRIPTS, PAGE)
     assert page.count("--checks") == MAX_OPEN_CHECKS
     assert "10 more families are left out here" in page
     assert len(page) < 700_000

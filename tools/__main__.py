@@ -26,6 +26,10 @@ COMMANDS = {
     "archive": ("tools.archive", "fetch the runs that a branch of the Git remote keeps"),
     "rehearse": ("tools.rehearse", "do here what the nightly workflow does, in a clone"),
     "ingest": ("tools.database", "rebuild the database from results/"),
+    "history": (
+        "tools.history",
+        "list, tag and prune runs; say what changed between them, and why",
+    ),
     "devices": ("tools.devices", "say which devices this machine has, and why not the others"),
     "node": ("tools.node", "make this machine a node of a Ray cluster [-- flags of `ray start`]"),
     "browsers": ("tools.browsers", "install what webgpu and webnn need"),
@@ -146,8 +150,10 @@ def _flags() -> argparse.ArgumentParser:
         help="for a machine with a device that the cluster lacks, for which its autoscaler is "
         "asked; default: not at all (matrix)",
     )
-    serve = flags.add_argument_group("whom to serve (serve_bundles)")
-    serve.add_argument("--lan", action="store_true", help="the local network too, by https")
+    serve = flags.add_argument_group("whom to serve (serve_bundles, dashboard)")
+    serve.add_argument(
+        "--lan", action="store_true", help="the local network too, by https (bundles)"
+    )
     serve.add_argument("--port", type=_natural, default=0, metavar="N", help="default: a free one")
     replay = flags.add_argument_group("what to simulate (simulate)")
     replay.add_argument(
@@ -168,6 +174,20 @@ def _flags() -> argparse.ArgumentParser:
         ("--timeout-rate", _share, "SHARE", "of attempts; default: as recorded"),
     ):
         replay.add_argument(flag, type=kind, metavar=unit, help=text)
+    history = flags.add_argument_group("what to do with the runs (history)")
+    history.add_argument("--tag", metavar="NAME", help="give it to --run, which prune then keeps")
+    history.add_argument("--run", metavar="RUN_ID", help="default: the last run")
+    history.add_argument(
+        "--prune",
+        type=_natural,
+        metavar="N",
+        help="delete all runs but the newest N, those with a tag, and those that decide a cell",
+    )
+    history.add_argument(
+        "--fail-on-regression",
+        action="store_true",
+        help="exit code 1 if latency, memory or verdict of a cell got worse in the last runs",
+    )
     compare = flags.add_argument_group("what to compare (bench_runner)")
     compare.add_argument("--repeats", type=_count, metavar="N", help="of each way; default: 3")
     keep = flags.add_argument_group("what to keep where (archive)")
@@ -175,6 +195,10 @@ def _flags() -> argparse.ArgumentParser:
     keep.add_argument("--push", action="store_true", help="send the runs of results/ there too")
     keep.add_argument(
         "--keep", type=_count, default=60, metavar="N", help="of the newest runs; default: 60"
+    )
+    shown = flags.add_argument_group("what to show (publish, dashboard)")
+    shown.add_argument(
+        "--prices", type=Path, metavar="FILE", help="TOML: [usd_per_hour] with device = price"
     )
     where = flags.add_argument_group("where things are")
     for flag, default, text in (

@@ -103,7 +103,7 @@ def _collect(path: Path, known: Sequence[Expectation], found: Ingested) -> None:
         run = results.read_run(path)
     except BrokenManifest as error:
         problems: list[ResultsError] = [error]
-        unknown = {"run_id": path.name, "asked": 0, "finished": 0}
+        unknown = {"run_id": path.name, "asked": 0, "finished": 0, "tags": []}
         rows["runs"].append({**unknown, "complete": False, "interrupted": False, "partial": False})
     else:
         problems = run.problems
@@ -139,6 +139,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         "asked": len(manifest["jobs"]),
         "finished": len(run.records),
         "host": manifest["host"],
+        "tags": run.tags,
         "manifest": manifest,
     }
 

@@ -1,4 +1,4 @@
-"""Publish: render what the database says to `compatibility_reports/` and into the README.
+"""Publish: render what the database says to reports, the dashboard's page and the README.
 
 Everything is rendered before anything is written, and each file is replaced whole. The same data
 gives the same bytes.
@@ -10,58 +10,72 @@ import argparse
 import os
 from pathlib import Path
 
-from tools.reports.data import Matrix, ReportError, load_matrix
+from tools.dashboard import page as dashboard
+from tools.dashboard.page import Dashboard
+from tools.reports.data import ReportError, load_matrix
 from tools.reports.heatmap import render_heatmap
-from tools.reports.markdown import MARKER, render_column, render_matrix, render_summary
-from tools.reports.page import render_page
+from tools.reports.markdown import (
+    MARKER,
+    render_changes,
+    render_column,
+    render_matrix,
+    render_summary,
+)
 from tools.reports.section import Section, update
 from tools.reports.tables import render_csv, render_json
 
+REPORTS, PAGE = "compatibility_reports", "dashboard/index.html"
 SUMMARY = Section("matrix", "publish")
 BEGIN, END = SUMMARY.begin, SUMMARY.end
 
 
 def main(options: argparse.Namespace) -> int:
-    """`python -m tools publish`: 0 when all is published. Errors: ReportError."""
-    reports = options.output / "compatibility_reports"
+    """`python -m tools publish`: 0 when all is published. Errors: ReportError, UsageError."""
     matrix = load_matrix(options.database)
+    shown = dashboard.load(options.database, matrix, options.scripts, options.prices)
     try:
-        changed = publish(matrix, reports, options.output / "README.md", options.scripts)
+        changed = publish(shown, options.output, options.scripts)
     except OSError as error:
-        raise ReportError(f"{reports}: cannot be written ({error})") from error
-    cells, columns = len(matrix.cells), ", ".join(column.label for column in matrix.columns)
-    print(f"{reports}: {cells} cells on {columns}; {len(changed)} files changed")
+        raise ReportError(f"{options.output}: cannot be written ({error})") from error
+    columns = ", ".join(column.label for column in matrix.columns)
+    print(f"{options.output / PAGE}, {options.output / REPORTS}")
+    print(f"{len(matrix.cells)} cells on {columns}; {len(changed)} files changed")
     return 0
 
 
-def publish(matrix: Matrix, reports: Path, readme: Path, scripts: Path) -> list[Path]:
-    """Write the folder `reports`, with links to the folder `scripts`, and the summary in `readme`.
+def publish(shown: Dashboard, output: Path, scripts: Path) -> list[Path]:
+    """Write reports and dashboard into the folder `output`, and the summary into its README.md.
 
-    Pages of columns that are gone are removed. Returns the files that changed. Errors: ReportError,
-    and then nothing was touched.
+    Their links lead to the folder `scripts`. Pages of columns that are gone are removed. Returns
+    the files that changed. Errors: ReportError, and then nothing was touched.
     """
-    summary = render_summary(matrix, _relative(reports, readme.parent))
-    files = {readme: SUMMARY.put(summary, readme)}
-    for name, data in render(matrix, _relative(scripts, reports)).items():
-        path = reports / name
-        files[path] = data
+    readme, reports, page = output / "README.md", output / REPORTS, output / PAGE
+    summary = render_summary(shown.matrix, REPORTS, PAGE)
+    files = {page: dashboard.render(shown, _relative(scripts, page.parent)).encode("utf-8")}
+    for name, data in render(shown, _relative(scripts, reports)).items():
+        files[reports / name] = data
+    for path in files:
         if path.suffix in (".md", ".html") and path.exists() and not _is_ours(path):
             raise ReportError(
                 f"{path}: is not a published report, so it is not overwritten: move it"
             )
-    stale = [path for path in reports.glob("*.md") if path not in files and _is_ours(path)]
-    reports.mkdir(parents=True, exist_ok=True)
+    files[readme] = SUMMARY.put(summary, readme)
+    written = [*reports.glob("*.md"), *reports.glob("*.html")]
+    stale = [path for path in written if path not in files and _is_ours(path)]
+    for folder in (reports, page.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     changed = [path for path, data in files.items() if update(path, data)]
     for path in stale:
         path.unlink()
     return changed + stale
 
 
-def render(matrix: Matrix, scripts: str) -> dict[str, bytes]:
+def render(shown: Dashboard, scripts: str) -> dict[str, bytes]:
     """All reports by file name; `scripts` is the path to the scripts in their links."""
+    matrix = shown.matrix
     texts = {
-        "README.md": render_matrix(matrix, scripts),
-        "matrix.html": render_page(matrix, scripts),
+        "README.md": render_matrix(matrix, scripts, f"../{PAGE}"),
+        "changes.md": render_changes(shown.history),
         "matrix.csv": render_csv(matrix),
         "matrix.json": render_json(matrix),
     }
@@ -69,7 +83,7 @@ def render(matrix: Matrix, scripts: str) -> dict[str, bytes]:
         name = f"{column.slug}.md"
         if name.casefold() in (known.casefold() for known in texts):
             raise ReportError(f"{name}: two pages would have this name: rename a device")
-        texts[name] = render_column(matrix, column, scripts)
+        texts[name] = render_column(matrix, column, scripts, f"../{PAGE}")
     files = {name: text.encode("utf-8") for name, text in texts.items()}
     return files | {"heatmap.png": render_heatmap(matrix)}
 

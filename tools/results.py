@@ -372,6 +372,11 @@ class Run:
     problems: list[ResultsError]
 
     @property
+    def tags(self) -> list[str]:
+        """What somebody has named the run, in the order given: a line each in `tags.txt`."""
+        return read_tags(self.folder)
+
+    @property
     def interrupted(self) -> bool:
         """Whether somebody stopped the run."""
         return self.footer is not None and self.footer["interrupted"]
@@ -423,6 +428,15 @@ def read_run(folder: Path) -> Run:
             told = f"{_broke(device)}; {len(lost)} jobs did not run on it"
             problems.append(DeviceBroke(folder / "footer.json", told))
     return Run(folder, manifest, footer, records, problems)
+
+
+def read_tags(folder: Path) -> list[str]:
+    """The tags of a run folder; a file that cannot be read has none."""
+    try:
+        text = (folder / "tags.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
 
 
 def job_name(job: Job) -> str:

@@ -205,7 +205,9 @@ class Cell:
     first_reason: str | None
     inference: str | None
     seconds: float | None
-    latency_median: float | None  # seconds
+    latency_median: float | None  # seconds; with the quickest and the slowest call
+    latency_low: float | None
+    latency_high: float | None
     peak_memory_bytes: int | None
     parameters: int | None
     run_id: str
@@ -432,7 +434,7 @@ def load_matrix(database: Path) -> Matrix:
     try:
         with connect(database) as connection:
             cells, checks, runs = (
-                _select(connection, name)
+                select(connection, name)
                 for name in ("published_cells", "published_checks", "published_runs")
             )
     except duckdb.Error as error:
@@ -446,9 +448,11 @@ def load_matrix(database: Path) -> Matrix:
     return _matrix(cells, checks, runs)
 
 
-def _select(connection: duckdb.DuckDBPyConnection, name: str) -> list[dict[str, Any]]:
-    """The rows of `tools/sql/<name>.sql` by column name, each string made plain."""
-    cursor = connection.execute((SQL / f"{name}.sql").read_text(encoding="utf-8"))
+def select(
+    connection: duckdb.DuckDBPyConnection, name: str, parameters: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of `tools/sql/<name>.sql` by column name."""
+    cursor = connection.execute((SQL / f"{name}.sql").read_text(encoding="utf-8"), parameters)
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
@@ -503,6 +507,8 @@ _NOTHING_MEASURED: dict[str, Any] = {
     "passed": 0,
     "failed": 0,
     "latency_median": None,
+    "latency_low": None,
+    "latency_high": None,
     "peak_memory_bytes": None,
     "parameters": None,
 }

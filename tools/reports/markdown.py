@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
+from tools import trends
+from tools.history import History
 from tools.reports import form
 from tools.reports.data import OUTCOMES, Cell, Check, Column, Matrix, Recommendation
 
@@ -20,11 +22,18 @@ _BLOCK_LIMIT = 1000
 OTHER_FORMATS = """\
 | file | what it is |
 | --- | --- |
-| [matrix.html](matrix.html) | the matrix to filter, sort and open, in one file |
+| [index.html]({page}) | the dashboard: all of it to filter, sort and open, and its history |
+| [changes.md](changes.md) | what changed between runs, and what changed with it |
 | [heatmap.png](heatmap.png) | the matrix as a picture |
 | [matrix.csv](matrix.csv) | one line a cell, for spreadsheets |
 | [matrix.json](matrix.json) | everything, described by `tools/schemas/matrix.schema.json` |
 """
+
+_CHANGES_NOTE = """\
+Levels of latency and memory that changed and held for {segment} runs, and verdicts that \
+flipped, the newest first. What all families of a device have in common in a run is told apart: \
+it says more about the machine than about a model. What changed in the environment at the same \
+run stands beside a change; that is a hint, no proof."""
 
 _MATRIX_NOTE = """\
 A family links to its script; a cell to the script where everything passes, else to what is known \
@@ -57,15 +66,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rules, *rows))
 
 
-def render_matrix(matrix: Matrix, scripts: str) -> str:
-    """`README.md` of the reports; `scripts` is the relative path of the folder of scripts."""
+def render_matrix(matrix: Matrix, scripts: str, page: str) -> str:
+    """`README.md` of the reports; with relative paths of the scripts' folder and the dashboard."""
     parts = [
         MARKER,
         "# Compatibility of transformers' model families",
         _overview(matrix),
         incomplete_warning(matrix),
         "![Heat map of families and checks](heatmap.png)",
-        OTHER_FORMATS,
+        OTHER_FORMATS.format(page=page),
         "## Counts",
         _counts(matrix),
         "## Legend",
@@ -83,7 +92,7 @@ def render_matrix(matrix: Matrix, scripts: str) -> str:
     return _page(parts)
 
 
-def render_column(matrix: Matrix, column: Column, scripts: str) -> str:
+def render_column(matrix: Matrix, column: Column, scripts: str, page: str) -> str:
     """The page of one column: its facts, what does not pass and why, and what was measured."""
     cells = matrix.column_cells(column)
     listed = [cell for cell in cells if _told(cell)]
@@ -96,7 +105,7 @@ def render_column(matrix: Matrix, column: Column, scripts: str) -> str:
         "## Hardware and software",
         _column_facts(matrix, column),
         "## What does not pass",
-        *(_open_checks(listed, scripts) or ["Nothing."]),
+        *(_open_checks(listed, scripts, page) or ["Nothing."]),
         "## Skipped checks",
         _skipped(cells),
         "## Not measured",
@@ -108,18 +117,46 @@ def render_column(matrix: Matrix, column: Column, scripts: str) -> str:
     return _page(parts)
 
 
-def render_summary(matrix: Matrix, reports: str) -> str:
-    """The text between the markers of the repository's README; `reports` is a relative path."""
+def render_changes(history: History) -> str:
+    """`changes.md`: what changed between runs."""
+    rows = [
+        [
+            text(change.family),
+            text(change.column.label),
+            f"{'**worse**' if change.worse else 'better'}: {text(change.text)}",
+            code(history.runs[change.run].run_id),
+            text("; ".join(change.causes)) or "nothing else that the records know of",
+        ]
+        for change in history.changes[:MAX_OPEN_CHECKS]
+    ]
+    left = len(history.changes) - len(rows)
+    parts = [
+        MARKER,
+        "# What changed between runs",
+        _CHANGES_NOTE.format(segment=trends.SEGMENT),
+        (
+            table(["family", "device", "change", "since run", "changed with it"], rows)
+            if rows
+            else f"Nothing, in {len(history.runs)} runs."
+        ),
+        f"{left} older changes are left out here: `nox -s history` lists them all." if left else "",
+    ]
+    return _page(parts)
+
+
+def render_summary(matrix: Matrix, reports: str, page: str) -> str:
+    """The text between the markers of the repository's README, with paths of reports and page."""
     header = ["architecture", *(_column_link(column, f"{reports}/") for column in matrix.columns)]
     rows = [
         [text(architecture), *(_tally(matrix.counts(c, families)) for c in matrix.columns)]
         for architecture, families in matrix.architectures.items()
     ]
     links = {
-        "Every family and device": "README.md",
-        "to filter and sort": "matrix.html",
-        "CSV": "matrix.csv",
-        "JSON": "matrix.json",
+        "Every family and device": f"{reports}/README.md",
+        "the dashboard": page,
+        "what changed": f"{reports}/changes.md",
+        "CSV": f"{reports}/matrix.csv",
+        "JSON": f"{reports}/matrix.json",
     }
     total = ["**all**", *(_tally(matrix.counts(column)) for column in matrix.columns)]
     parts = [
@@ -128,7 +165,7 @@ def render_summary(matrix: Matrix, reports: str) -> str:
         f"[![Heat map of families and checks]({reports}/heatmap.png)]({reports}/heatmap.png)",
         table(header, [*rows, total]),
         " · ".join(f"{o.symbol} {o.word}" for o in OUTCOMES.values()),
-        " · ".join(f"[{name}]({reports}/{file})" for name, file in links.items()),
+        " · ".join(f"[{name}]({path})" for name, path in links.items()),
     ]
     return "\n\n".join(part.strip() for part in parts if part)
 
@@ -278,14 +315,14 @@ def _runs(matrix: Matrix) -> str:
     return table(["run", "started", "state", "finished", "cells from it"], rows)
 
 
-def _open_checks(cells: Sequence[Cell], scripts: str) -> list[str]:
+def _open_checks(cells: Sequence[Cell], scripts: str, page: str) -> list[str]:
     parts = []
     left = MAX_OPEN_CHECKS
     for index, cell in enumerate(cells):
         if left <= 0:
             parts.append(
                 f"**{len(cells) - index} more families are left out here: "
-                "[matrix.html](matrix.html) has them all.**"
+                f"[the dashboard]({page}#view=matrix) has them all.**"
             )
             break
         link = f"[{text(cell.script_name)}]({scripts}/{form.path(cell.script_name)})"

@@ -37,6 +37,8 @@ CSV_COLUMNS = (
     "inference",
     "device_name",
     "latency_median",
+    "latency_low",
+    "latency_high",
     "peak_memory_bytes",
     "parameters",
     "seconds",
@@ -45,19 +47,25 @@ CSV_COLUMNS = (
 )
 
 
-def render_json(matrix: Matrix) -> str:
-    """`matrix.json`; a ReportError where it is not what the schema says."""
-    document = {
+def document(matrix: Matrix) -> dict[str, Any]:
+    """The matrix as `matrix.json` has it, which the schema describes."""
+    return {
         "schema_version": SCHEMA_VERSION,
         "columns": [_column(matrix, column) for column in matrix.columns],
         "families": [_family(matrix, family) for family in matrix.families],
         "runs": [asdict(run) for run in matrix.runs],
     }
+
+
+def render_json(matrix: Matrix) -> str:
+    """`matrix.json`; a ReportError where it is not what the schema says."""
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    for error in jsonschema_rs.iter_errors(schema, document):
+    made = document(matrix)
+    for error in jsonschema_rs.iter_errors(schema, made):
         where = "/".join(map(str, error.instance_path))
         raise ReportError(f"matrix.json: {where}: {form.shorten(error.message, 300)}")
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    return json.dumps(made, indent=1, allow_nan=False) + "
+"
 
 
 def render_csv(matrix: Matrix) -> str:
@@ -148,6 +156,8 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "checkpoint": cell.checkpoint,
         "seconds": cell.seconds,
         "latency_median": cell.latency_median,
+        "latency_low": cell.latency_low,
+        "latency_high": cell.latency_high,
         "peak_memory_bytes": cell.peak_memory_bytes,
         "parameters": cell.parameters,
         "run_id": cell.run_id,

@@ -18,7 +18,7 @@ counted AS (
             coalesce(reason, name || ' passes, but is expected to end with ' || expectation_status)
             ORDER BY expected, status DESC, position
         ) FILTER (status <> 'pass' OR NOT expected) AS first_reason
-    FROM checks
+    FROM checks SEMI JOIN newest USING (run_id, family, device, weights, size, dtype)
     GROUP BY ALL
 )
 SELECT
@@ -40,6 +40,8 @@ SELECT
     records.device_name,
     records.software,
     list_aggregate(records.latency_seconds, 'median') AS latency_median,
+    list_aggregate(records.latency_seconds, 'min') AS latency_low,
+    list_aggregate(records.latency_seconds, 'max') AS latency_high,
     records.peak_memory_bytes,
     records.parameters,
     records.seconds,

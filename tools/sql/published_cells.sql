@@ -19,6 +19,8 @@ SELECT
     cells.inference,
     cells.seconds,
     cells.latency_median,
+    cells.latency_low,
+    cells.latency_high,
     cells.peak_memory_bytes,
     cells.parameters,
     cells.run_id,

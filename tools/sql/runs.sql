@@ -9,5 +9,6 @@ CREATE TABLE runs (
     asked INTEGER NOT NULL,
     finished INTEGER NOT NULL, -- jobs with a valid record
     host VARCHAR,
+    tags VARCHAR[] NOT NULL, -- given by `nox -s history`
     manifest JSON
 )

@@ -1,0 +1,1 @@
+"""The dashboard: one page that opens from disk, and an app that shows a run while it goes on."""
