@@ -64,8 +64,7 @@ def render_json(matrix: Matrix) -> str:
     for error in jsonschema_rs.iter_errors(schema, made):
         where = "/".join(map(str, error.instance_path))
         raise ReportError(f"matrix.json: {where}: {form.shorten(error.message, 300)}")
-    return json.dumps(made, indent=1, allow_nan=False) + "
-"
+    return json.dumps(made, indent=1, allow_nan=False) + "\n"
 
 
 def render_csv(matrix: Matrix) -> str:
