@@ -16,8 +16,8 @@ class OpenVINO:
     """A `Runtime` of OpenVINO, converted by transformers' own exporter."""
 
     def __init__(self, program: Any, device: str, dtype: str) -> None:
-        openvino = import_openvino()
-        core = openvino.Core()
+        openvino, metadata = import_openvino(), program.metadata
+        core, program = openvino.Core(), program.program
         hint = {"INFERENCE_PRECISION_HINT": "f32"} if dtype == "float32" else {}
         compiled = core.compile_model(program, asked_of(device) or "AUTO", hint)
         self.software = f"openvino {openvino.__version__.partition('-')[0]}"
@@ -27,6 +27,10 @@ class OpenVINO:
         self.request = compiled.create_infer_request()
         self.ports = {port.any_name.removeprefix("input."): port for port in compiled.inputs}
         self.names = {*self.ports}
+        # Two outputs may be one tensor of the graph, with one name: the export knows both.
+        named = torch.utils._pytree.treespec_loads(metadata.out_spec).context
+        ports = [port.any_name.removeprefix("output.") for port in compiled.outputs]
+        self.outputs = named if len(named) == len(ports) else ports
         ran = compiled.get_property("EXECUTION_DEVICES")[0]
         self.target = asked_of(device) or ran
         no_work = ("Parameter", "Constant", "Result")
@@ -43,18 +47,17 @@ class OpenVINO:
     def run(self, inputs: Tensors) -> Tensors:
         """The outputs by name."""
         found = self.request.infer({self.ports[name]: v.numpy() for name, v in inputs.items()})
-        return {
-            port.any_name.removeprefix("output."): torch.from_numpy(value)
-            for port, value in found.items()
-        }
+        values = [torch.from_numpy(found[index]) for index in range(len(self.outputs))]
+        return dict(zip(self.outputs, values, strict=True))
 
     @staticmethod
     def convert(model: Any, inputs: dict[str, Any], dynamic: bool = False) -> Any:
-        """The model of OpenVINO, made by transformers' own exporter."""
+        """The model of OpenVINO and what transformers' exporter has noted of it."""
         import_openvino()
         from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExporter
 
-        return OpenVINOExporter().export(model, inputs, OpenVINOConfig(dynamic=dynamic)).program
+        exported = OpenVINOExporter().export(model, inputs, OpenVINOConfig(dynamic=dynamic))
+        return exported.components["model"]
 
     @staticmethod
     def why_unavailable(device: str) -> str | None:
