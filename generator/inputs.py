@@ -186,7 +186,8 @@ def vision_language_inputs(candidate: Candidate) -> dict[str, Tree]:
         seen["audio"] = candidate.given
     counts = {kind: feature_count(candidate, model, kind, seen[kind]) for kind in seen}
     text: dict[str, Tree] = {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
-    if not counts["image"]:  # the image goes to cross-attention, or before the text
+    if not counts["image"] or "input_ids" in candidate.given:
+        # The image goes to cross-attention, or before the text; or the text is given.
         return text | {name: spec for kind in seen for name, spec in seen[kind].items()}
     for pieces in (1, CLIP):
         text = placeholders(candidate, counts, pieces)

@@ -104,6 +104,12 @@ def first(tensors: Tensors, length: int, width: int) -> Tensors:
     }
 
 
+def within(tensors: Tensors, expected: Tensors) -> Tensors:
+    """`expected`'s of `tensors`, up to the positions (second dimension) that `expected` has."""
+    shapes = {name: value.shape for name, value in expected.items() if name in tensors}
+    return {n: tensors[n][:, : s[1]] if len(s) > 1 else tensors[n] for n, s in shapes.items()}
+
+
 def assert_loss(
     loss: torch.Tensor, expected: torch.Tensor, eps: float, what: str = "the loss"
 ) -> None:

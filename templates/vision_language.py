@@ -181,8 +181,9 @@ def test_cache(subject: Subject) -> None:
     """Reading the image and the text, then decoding with the cache, gives what one pass gives."""
     mask = torch.ones_like(subject.inputs["attention_mask"])
     everything = subject.inputs | {"attention_mask": mask}
-    expected = {"logits": subject.run(subject.reference, everything)["logits"]}
     shape = subject.inputs["input_ids"].shape
+    logits = subject.run(subject.reference, everything)["logits"]
+    expected = {"logits": logits[:, -shape[1] :]}  # some give those of the image, before the text's
     by_token = {name: value for name, value in everything.items() if value.shape[:2] == shape}
     width = shape[1]
     for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
@@ -195,7 +196,7 @@ def test_cache(subject: Subject) -> None:
             with torch.no_grad():
                 step = subject.call(subject.model, inputs, past_key_values=cache, use_cache=True)
             cache, inputs, seen = step.past_key_values, {}, seen + size
-            logits.append(step.logits.cpu().double())
+            logits.append(step.logits[:, -size:].cpu().double())
         what = f"decoding in pieces of {sizes}"
         assert_agree({"logits": torch.cat(logits, 1)}, expected, subject.bounds, what)
 
@@ -220,8 +221,8 @@ def test_loss(subject: Subject) -> None:
     labels = subject.inputs["input_ids"].clone()
     labels[:, ::3] = -100
     outputs = subject.run(subject.model, subject.inputs | {"labels": labels})
-    logits, following = outputs["logits"][:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-    expected = torch.nn.functional.cross_entropy(logits, following)
+    logits, following = outputs["logits"][:, -labels.shape[1] : -1], labels[:, 1:].flatten()
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), following)
     assert_loss(outputs["loss"], expected, subject.eps)
 
 
