@@ -182,8 +182,8 @@ def test_cache(subject: Subject) -> None:
     mask = torch.ones_like(subject.inputs["attention_mask"])
     everything = subject.inputs | {"attention_mask": mask}
     shape = subject.inputs["input_ids"].shape
-    logits = subject.run(subject.reference, everything)["logits"]
-    expected = {"logits": logits[:, -shape[1] :]}  # some give those of the image, before the text's
+    whole = subject.run(subject.reference, everything)["logits"]
+    expected = {"logits": whole[:, -shape[1] :]}  # some give those of the image, before the text's
     by_token = {name: value for name, value in everything.items() if value.shape[:2] == shape}
     width = shape[1]
     for sizes in ([width - 4, 1, 1, 1, 1], [width - 4, 4]):
