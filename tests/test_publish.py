@@ -15,7 +15,7 @@ from tools.database import ingest
 from tools.publish import BEGIN, END, publish
 from tools.reports.data import Matrix, ReportError
 
-OUTPUTS = {"README.md", "changes.md", "heatmap.png", "matrix.csv", "matrix.json"}
+OUTPUTS = {"README.md", "changes.md", "devices.md", "heatmap.png", "matrix.csv", "matrix.json"}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_the_command_publishes(root: Path, capsys: pytest.CaptureFixture[str]) -
     made = full_results(root / "made")
     ingest(made.folder, made.database)
     assert main(command(root, made.database)) == 0
-    assert "13 cells on cpu, cuda; 9 files changed" in capsys.readouterr().out
+    assert "13 cells on cpu, cuda; 10 files changed" in capsys.readouterr().out
     assert main(command(root, made.database)) == 0
     assert "; 0 files changed" in capsys.readouterr().out
 

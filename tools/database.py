@@ -183,6 +183,7 @@ def _record_row(run_id: str, name: str, record: Record, verdict: str) -> dict[st
         "wall_seconds": run["wall_seconds"],
         "cpu_seconds": run.get("cpu_seconds"),
         "started": _utc(record["started"]),
+        "graph": record.get("graph"),
         **record["measurements"],
         **environment,
         "path": f"{run_id}/{name}.json",

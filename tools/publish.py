@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tools.dashboard import page as dashboard
 from tools.dashboard.page import Dashboard
+from tools.reports import advice
 from tools.reports.data import ReportError, load_matrix
 from tools.reports.heatmap import render_heatmap
 from tools.reports.markdown import (
@@ -76,6 +77,7 @@ def render(shown: Dashboard, scripts: str) -> dict[str, bytes]:
     texts = {
         "README.md": render_matrix(matrix, scripts, f"../{PAGE}"),
         "changes.md": render_changes(shown.history),
+        advice.NAME: advice.render_advice(matrix),
         "matrix.csv": render_csv(matrix),
         "matrix.json": render_json(matrix),
     }

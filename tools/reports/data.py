@@ -314,10 +314,12 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Matrix:
-    """All that is published."""
+    """All that is published; `advice` and `stops` are the rows of the queries of that name."""
 
     cells: dict[tuple[str, Column], Cell]
     runs: tuple[Run, ...]
+    advice: tuple[dict[str, Any], ...] = ()
+    stops: tuple[dict[str, Any], ...] = ()
 
     @cached_property
     def columns(self) -> list[Column]:
@@ -433,9 +435,12 @@ def load_matrix(database: Path) -> Matrix:
         raise ReportError(f"{database}: there is no database: {again}")
     try:
         with connect(database) as connection:
-            cells, checks, runs = (
+            cells, checks, runs, *more = (
                 select(connection, name)
-                for name in ("published_cells", "published_checks", "published_runs")
+                for name in (
+                    *("published_cells", "published_checks", "published_runs"),
+                    *("advice", "stops"),
+                )
             )
     except duckdb.Error as error:
         reason = plain(str(error), 300)
@@ -445,7 +450,10 @@ def load_matrix(database: Path) -> Matrix:
         ) from error
     if not cells:
         raise ReportError(f"{database}: the database has no cells: {again}")
-    return _matrix(cells, checks, runs)
+    advice, stops = (
+        tuple({name: _clean(value) for name, value in row.items()} for row in rows) for rows in more
+    )
+    return replace(_matrix(cells, checks, runs), advice=advice, stops=stops)
 
 
 def select(

@@ -23,6 +23,7 @@ OTHER_FORMATS = """\
 | file | what it is |
 | --- | --- |
 | [index.html]({page}) | the dashboard: all of it to filter, sort and open, and its history |
+| [devices.md](devices.md) | which device to use, and what stops models on it |
 | [changes.md](changes.md) | what changed between runs, and what changed with it |
 | [heatmap.png](heatmap.png) | the matrix as a picture |
 | [matrix.csv](matrix.csv) | one line a cell, for spreadsheets |

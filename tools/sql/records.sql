@@ -41,6 +41,7 @@ CREATE TABLE records (
     platform VARCHAR,
     threads INTEGER,
     packages JSON,
+    graph JSON, -- of the exported graph that ran; NULL where torch ran the model
     path VARCHAR, -- in the results folder
     log VARCHAR, -- in the results folder
     PRIMARY KEY (run_id, family, device, weights, size, dtype)
