@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from faults import mutants, report
+from faults import clean, mutants, report
 from faults.operators import OPERATORS
 from faults.study import Baseline, Study, Verdict
 from tools.scripts import ROOT
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--scripts", type=Path, default=ROOT / "fixed_tests", metavar="PATH")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "oracles.md")
+    parser.add_argument(
+        "--clean", type=int, metavar="N", help="no faults: false alarms with N other seeds"
+    )
     options = parser.parse_args(arguments)
     for name in set(options.operator) - OPERATORS.keys():
         parser.error(unknown("operator", name, OPERATORS))
@@ -37,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = mutants.scripts(options.scripts, options.family)
     except UsageError as error:
         parser.error(str(error))
+    if options.clean:
+        return false_alarms(found, options)
     scripts = (
         found if options.family else mutants.choose_scripts(found, options.families, options.seed)
     )
@@ -70,6 +75,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.family and not options.operator:
         options.output.write_text(text, "utf-8")
     return 0
+
+
+def false_alarms(scripts: Sequence[mutants.Script], options: argparse.Namespace) -> int:
+    """Run scripts on sound models with other seeds; the report is written if it is of all."""
+    found: list[clean.Run] = []
+    for run in clean.runs(clean.choose(scripts, options.clean, options.seed), options.jobs):
+        found.append(run)
+        for check, why in run.alarms.items():
+            print(f"{run.command(check)}: {' '.join(why.split())}", flush=True)
+        if not len(found) % 20:
+            print(f"[{len(found)}/{options.clean}]", flush=True)
+    print(clean.summary(found))
+    if not options.family:
+        command = f"nox -s faults -- --clean {options.clean} --seed {options.seed}"
+        page = options.output.with_name("false_alarms.md")
+        page.write_text(clean.render(found, command), "utf-8")
+    return 1 if any(run.alarms for run in found) else 0
 
 
 if __name__ == "__main__":

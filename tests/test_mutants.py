@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from faults import child, mutants, operators, report
+from faults import child, clean, mutants, operators, report
 from faults.study import SIMPLE, Baseline, Verdict, judge
 
 ROOT = Path(__file__).parents[1]
@@ -266,3 +266,31 @@ def test_a_real_mutant_is_caught_and_the_installed_files_stay(
     failing = {name for name, (status, _) in found["checks"].items() if status != "pass"}
     assert checks <= failing
     assert file.read_bytes() == before
+
+
+# --- false alarms ---------------------------------------------------------------------------------
+
+
+def test_each_script_has_a_seed_before_one_has_a_second() -> None:
+    found = [script(name) for name in "abc"]
+    pairs = clean.choose(found, 5, seed=0)
+    assert {s.family for s, _ in pairs[:3]} == {"a", "b", "c"}
+    assert len({seed for _, seed in pairs}) == 5
+    assert pairs == clean.choose(found[::-1], 5, seed=0)
+
+
+def test_an_alarm_is_a_check_that_passes_with_the_seed_of_the_script(tmp_path: Path) -> None:
+    program = """\
+        import json, sys
+        words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+        seed = words.get("--seed", "0")
+        found = {"quiet": "pass", "alarm": "pass" if seed == "0" else "fail", "wrong": "fail"}
+        checks = [{"name": n, "status": s, "reason": f"of {seed}"} for n, s in found.items()]
+        json.dump({"checks": checks}, open(words["--json"], "w"))
+        """
+    path = tmp_path / "test_hf_made_up.py"
+    path.write_text(textwrap.dedent(program))
+    (run,) = clean.runs([(mutants.Script(path, "made_up", "a"), 7)], jobs=1)
+    assert (run.verdicts, run.alarms) == (3, {"alarm": "of 7"})
+    assert "1 alarms in 3 check runs" in clean.summary([run])
+    assert "test_hf_made_up.py --device cpu --seed 7 --checks alarm" in clean.render([run], "x")
