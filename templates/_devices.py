@@ -45,7 +45,8 @@ def why_unavailable(device: str) -> str | None:
     try:
         assert torch.ones(2, device=device).sum().item() == 2, "1 + 1 is not 2 there"
     except (AssertionError, RuntimeError, NotImplementedError) as error:
-        return f"torch {torch.__version__} cannot use {device}: {str(error).splitlines()[0]}"
+        words = str(error).splitlines()[0].split(". ")[0]  # what follows is advice for others
+        return f"torch {torch.__version__} cannot use {device}: {words}"
     return None
 
 

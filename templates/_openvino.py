@@ -81,10 +81,14 @@ class OpenVINO:
         openvino, where = import_openvino(), asked_of(device) or "CPU"
         core = openvino.Core()
         default = core.get_property(where, "INFERENCE_PRECISION_HINT").to_string()
-        features = [*core.get_property(where, "OPTIMIZATION_CAPABILITIES"), f"default {default}"]
+        features = [*core.get_property(where, "OPTIMIZATION_CAPABILITIES")]
+        features += [f"devices {','.join(core.available_devices)}", f"default {default}"]
+        memory = "GPU_DEVICE_TOTAL_MEM_SIZE"  # the others have that of the machine
+        known = memory in core.get_property(where, "SUPPORTED_PROPERTIES")
         found = {"name": core.get_property(where, "FULL_DEVICE_NAME"), "features": features}
         driver = f"openvino {openvino.__version__}"
-        return found | {"driver": driver, "software": False, "memory_bytes": None}
+        found |= {"memory_bytes": core.get_property(where, memory) if known else None}
+        return found | {"driver": driver, "software": False}
 
 
 def asked_of(device: str) -> str:

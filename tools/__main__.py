@@ -86,7 +86,12 @@ def _flags() -> argparse.ArgumentParser:
     what = flags.add_argument_group("what to run (matrix)")
     what.add_argument("--family", action="extend", type=_words, default=[], metavar="A,B")
     what.add_argument(
-        "--device", action="extend", type=_words, default=[], metavar="A,B", help="default: all"
+        "--device",
+        action="extend",
+        type=_words,
+        default=[],
+        metavar="A,B",
+        help="default: all but browsers",
     )
     what.add_argument("--weights", metavar="random|pretrained|PATH", help="default: random")
     what.add_argument("--size", choices=["tiny", "full"], help="default: tiny")

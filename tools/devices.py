@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,10 +46,15 @@ def look(asked: Sequence[str]) -> list[Found]:
         return [answer(device, None if device == "cpu" else reason) for device in devices]
     found = []
     for device in devices:
-        why_not = _devices.why_unavailable(device)
+        facts: dict[str, Any] = {}
+        try:
+            why_not = _devices.why_unavailable(device)
+            if why_not is None:
+                facts = _devices.describe_device(device)
+        except Exception as error:  # a broken driver can raise anything
+            why_not = f"{type(error).__name__}: {error}"
         found.append(answer(device, why_not))
-        if why_not is None:
-            found[-1].update(_devices.describe_device(device))  # type: ignore[typeddict-item]
+        found[-1].update(facts)  # type: ignore[typeddict-item]
     return found
 
 
@@ -132,13 +137,18 @@ def main(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found))
         return 0
-    table = Table("device", "", "what it is, or why it cannot be used")
+    there, away = Table("device", "what", "driver", "memory", "features"), Table("not here", "why")
     for each in found:
-        memory = f"{each['memory_bytes'] / 2**30:.0f} GiB" if each["memory_bytes"] else None
-        facts = (each["name"], each["driver"], memory, " ".join(each["features"]))
-        what = each["why_not"] or ", ".join(fact for fact in facts if fact)
-        table.add_row(each["device"], "✗" if each["why_not"] else "✓", escape(what))
-    Console().print(table)
+        if why_not := each["why_not"]:
+            away.add_row(each["device"], escape(why_not))
+            continue
+        what = (each["name"] or "") + (" (software adapter)" if each["software"] else "")
+        memory = f"{each['memory_bytes'] / 2**30:.0f} GiB" if each["memory_bytes"] else ""
+        words = (each["device"], what, each["driver"] or "", memory, " ".join(each["features"]))
+        there.add_row(*map(escape, words))
+    for table in (there, away):
+        if table.row_count:
+            Console().print(table)
     return 0
 
 

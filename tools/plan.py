@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from tools import devices, results, schedule, scripts
+from tools import browsers, devices, results, schedule, scripts
 from tools.results import (
     BrokenManifest,
     Job,
@@ -255,17 +255,19 @@ def _changed(folder: Path, revision: str) -> set[str]:
 
 
 def _choose_devices(asked: Sequence[str], probe: Probe) -> list[str]:
-    """The `asked` devices, or all that are there.
+    """The `asked` devices, or all that are there but browsers, which take by far the longest.
 
     Errors: UsageError for a name that is none, NoDevice when none of them is here.
     """
     kinds = scripts.device_kinds()
     for device in asked:
-        if not re.fullmatch(rf"({'|'.join(kinds)})(:\w+)?", device):
+        if not re.fullmatch(rf"({'|'.join(kinds)})(:\d+)?|openvino:[A-Z]+|webnn:[a-z]+", device):
             raise UsageError(unknown("device", device, kinds))
     found = probe(asked)
     absent = {each["device"]: each["why_not"] for each in found if each["why_not"]}
     here = [each["device"] for each in found if each["why_not"] is None]
+    if not asked:
+        here = [device for device in here if not browsers.runs_on(device)]
     if not here:
         raise NoDevice("; ".join(f"{device}: {why_not}" for device, why_not in absent.items()))
     for device in dict.fromkeys(asked):
