@@ -107,6 +107,12 @@ def history(session: nox.Session) -> None:
 
 
 @nox.session
+def benchmark(session: nox.Session) -> None:
+    """Measure models of full size: latency, memory, tokens [-- --family a,b --batch 1,8 …]."""
+    run(session, "-m", "tools", "benchmark", *session.posargs)
+
+
+@nox.session
 def devices(session: nox.Session) -> None:
     """Say which devices this machine has, and why it lacks the others."""
     run(session, "-m", "tools", "devices", *session.posargs)

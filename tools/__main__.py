@@ -34,6 +34,7 @@ COMMANDS = {
     "node": ("tools.node", "make this machine a node of a Ray cluster [-- flags of `ray start`]"),
     "browsers": ("tools.browsers", "install what webgpu and webnn need"),
     "serve_bundles": ("tools.bundles", "let browsers of any machine judge all models"),
+    "benchmark": ("tools.benchmark.run", "measure models of full size: latency, memory, tokens"),
     "simulate": ("tools.simulate", "replay recorded runs on other numbers of machines"),
     "bench_runner": ("tools.bench_runner", "compare the ways to run scripts on this machine"),
 }
@@ -193,6 +194,18 @@ def _flags() -> argparse.ArgumentParser:
         action="store_true",
         help="exit code 1 if latency, memory or verdict of a cell got worse in the last runs",
     )
+    speed = flags.add_argument_group("what to measure (benchmark)")
+    speed.add_argument(
+        "--batch", action="extend", type=_counts, default=[], metavar="N,N", help="default: 1"
+    )
+    speed.add_argument(
+        "--length", type=_count, metavar="N", help="tokens of a text; default: as the script says"
+    )
+    speed.add_argument(
+        "--vs",
+        metavar="KEY=VALUE",
+        help="compare, interleaved, with another device, dtype, attention or python",
+    )
     compare = flags.add_argument_group("what to compare (bench_runner)")
     compare.add_argument("--repeats", type=_count, metavar="N", help="of each way; default: 3")
     keep = flags.add_argument_group("what to keep where (archive)")
@@ -211,6 +224,7 @@ def _flags() -> argparse.ArgumentParser:
         ("--expectations", ROOT / "tools" / "expectations.toml", "what is known not to pass"),
         ("--results", ROOT / "results", "folder of the runs"),
         ("--database", ROOT / "hardware_compatibility_matrix.duckdb", "made by ingest"),
+        ("--benchmarks", ROOT / "benchmarks", "folder of what benchmark measured"),
         ("--output", ROOT, "folder to publish in"),
     ):
         where.add_argument(flag, type=Path, default=default, metavar="PATH", help=text)

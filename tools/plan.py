@@ -74,7 +74,7 @@ def start(options: argparse.Namespace, probe: Probe = devices.probe) -> Plan:
     path = None if weights in kinds else str(Path(weights).resolve())
     if path and not Path(path).is_dir():
         raise UsageError(f"--weights: {unknown('kind of weights or folder', weights, kinds)}")
-    chosen = _choose_devices(options.device, probe)
+    chosen = choose_devices(options.device, probe)
     jobs: list[Job] = [
         {
             **facts,
@@ -176,8 +176,8 @@ def _go_on(folder: Path, scripts_folder: Path, lock: Lock, probe: Probe) -> Plan
     except BrokenManifest as error:
         raise UsageError(f"--resume: {error}") from error
     asked = [job["family"] for job in run.manifest["jobs"]]
-    families = _known_families(scripts_folder, asked)
-    _choose_devices([job["device"] for job in run.manifest["jobs"]], probe)
+    families = known_families(scripts_folder, asked)
+    choose_devices([job["device"] for job in run.manifest["jobs"]], probe)
     facts = {family: _facts(script) for family, script in families.items()}
     jobs: list[Job] = [{**job, **facts[job["family"]]} for job in run.manifest["jobs"]]
     manifest: Manifest = {**run.manifest, "jobs": jobs}
@@ -210,7 +210,7 @@ def run_id(now: datetime, folder: Path) -> str:
     return f"{now:%Y%m%dT%H%M%SZ}-{now.microsecond:05x}{secrets.randbelow(16):x}"
 
 
-def _known_families(folder: Path, asked: Sequence[str]) -> dict[str, Path]:
+def known_families(folder: Path, asked: Sequence[str]) -> dict[str, Path]:
     """The scripts of the `asked` families, or all. Errors: UsageError."""
     there = scripts.find(folder)
     if not there:
@@ -223,7 +223,7 @@ def _known_families(folder: Path, asked: Sequence[str]) -> dict[str, Path]:
 
 def _choose_families(options: argparse.Namespace) -> dict[str, Path]:
     """The scripts that `options` ask for, those left out that have none of the asked checks."""
-    families = _known_families(options.scripts, options.family)
+    families = known_families(options.scripts, options.family)
     if options.changed:
         changed = _changed(options.scripts, options.changed)
         families = {family: path for family, path in families.items() if path.name in changed}
@@ -254,7 +254,7 @@ def _changed(folder: Path, revision: str) -> set[str]:
     return set(found.stdout.splitlines())
 
 
-def _choose_devices(asked: Sequence[str], probe: Probe) -> list[str]:
+def choose_devices(asked: Sequence[str], probe: Probe) -> list[str]:
     """The `asked` devices, or all that are there but browsers, which take by far the longest.
 
     Errors: UsageError for a name that is none, NoDevice when none of them is here.

@@ -332,6 +332,11 @@ class Lock:
         os.close(self._handle)
 
 
+def read_benchmark(path: Path) -> dict[str, Any]:
+    """Read and validate the record of a benchmark. Errors: BrokenRecord."""
+    return cast("dict[str, Any]", _read(path, "benchmark", BrokenRecord))
+
+
 def read_record(path: Path) -> Record:
     """Read and validate a record. Errors: BrokenRecord."""
     return cast(Record, _read(path, "result", BrokenRecord))

@@ -1,0 +1,291 @@
+"""The process that holds one model and times it: `python child.py REQUEST` (JSON).
+
+It answers commands on standard input, each a line of JSON, with a line of JSON: so two of them can
+take turns. It needs nothing but torch and the script, so any environment's Python can run it. What
+the model prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LAYERS = (  # what configurations call the number of layers of a stack
+    "num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers",
+    "num_encoder_layers", "num_decoder_layers", "depth",
+)  # fmt: skip
+
+
+class Model:
+    """The model of a script on a device, as a request asks for it.
+
+    Keys of a request: script, device, dtype, weights, size, seed, batch, length; optional
+    attention, and depth (the share of the layers of each stack that the model has).
+    """
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        self.script = load_script(Path(request["script"]))
+        self.device, self.kind = request["device"], request["device"].partition(":")[0]
+        self.started = resident_bytes()
+        start = time.perf_counter()
+        self.model = self.build()
+        self.synchronize()
+        self.load_seconds = time.perf_counter() - start
+        self.loading_bytes = forget_peak() - self.started
+        self.inputs = self.placed(sized(self.script, self.config, request))
+        start = time.perf_counter()
+        self.call()
+        self.first_call_seconds = time.perf_counter() - start
+
+    def build(self) -> Any:
+        """The model on its device; where that runs graphs, the graph that stands for it."""
+        request, script = self.request, self.script
+        if request.get("depth"):
+            cut_layers(script, request["depth"])
+        model = script.build_model(request["weights"], request["size"], request["seed"]).eval()
+        self.config = model.config
+        if request.get("attention"):
+            model.set_attn_implementation(request["attention"])
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        runtime = script.runtime_of(self.device)
+        self.is_graph = runtime is not None
+        if runtime:
+            return script.Graph(model, runtime, self.device, request["dtype"])
+        return model.to(self.device, getattr(torch, request["dtype"]))
+
+    def placed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`inputs` where the model is, floating point ones in its type."""
+        found: dict[str, torch.Tensor] = self.script.placed(inputs, self.model)
+        return found
+
+    def synchronize(self) -> None:
+        """Wait until the device has done its work."""
+        if not self.is_graph:
+            self.script.synchronize(self.device)
+
+    def call(self) -> Any:
+        """One forward pass."""
+        with torch.no_grad():
+            result = self.model(**self.inputs, **self.script.OPTIONS)
+        self.synchronize()
+        return result
+
+    def facts(self) -> dict[str, Any]:
+        """What was built, and what it took."""
+        runtime = getattr(self.model, "first", None) if self.is_graph else None
+        tensors = [*self.model.parameters()] + ([] if self.is_graph else [*self.model.buffers()])
+        return {
+            "load_seconds": self.load_seconds,
+            "first_call_seconds": self.first_call_seconds,
+            "parameters": self.parameters,
+            "model_bytes": sum(t.numel() * t.element_size() for t in tensors),
+            "inputs": {name: list(value.shape) for name, value in self.inputs.items()},
+            "generates": not self.is_graph and self.model.can_generate(),
+            "layers": max(layer_counts(self.config), default=None),
+            "precision": runtime.precision if runtime else self.request["dtype"],
+            "device_facts": self.script.describe_device(self.device),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+
+    def time(self, seconds: float, calls: int) -> list[float]:
+        """Seconds of each of at least `calls` calls that take at least `seconds` in all."""
+        gc.collect()
+        gc.disable()
+        found: list[float] = []
+        try:
+            while len(found) < calls or sum(found) < seconds:
+                start = time.perf_counter()
+                self.call()
+                found.append(time.perf_counter() - start)
+        finally:
+            gc.enable()
+        return found
+
+    def warm_up(self, limit: float = 30.0) -> list[float]:
+        """Call until the last five calls are no faster than the five before; at most `limit` s."""
+        found: list[float] = []
+        while sum(found) < limit:
+            found += self.time(0, 1)
+            before, last = sorted(found[-10:-5]), sorted(found[-5:])
+            if len(found) >= 10 and last[2] >= 0.98 * before[2]:
+                break
+        return found
+
+    def generate(self, tokens: int) -> float:
+        """Seconds of greedy decoding of just `tokens` tokens."""
+        exact = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
+        inputs = {name: value.clone() for name, value in self.inputs.items()}
+        start = time.perf_counter()
+        with torch.no_grad():
+            self.model.generate(**inputs, **exact)
+        self.synchronize()
+        return time.perf_counter() - start
+
+    def flops(self) -> int | None:
+        """Floating point operations of a forward pass as torch counts them; None for graphs."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        if self.is_graph:
+            return None
+        with FlopCounterMode(display=False) as counter:
+            self.call()
+        return int(counter.get_total_flops())
+
+    def roofline(self) -> dict[str, float]:
+        """What the device does at best: FLOP/s of a matrix product, byte/s of a copy."""
+        where = "cpu" if self.is_graph else self.device
+        kind = torch.float32 if self.is_graph else getattr(torch, self.request["dtype"])
+        square = torch.ones(2048, 2048, dtype=kind, device=where)
+        block = torch.ones(1 << 26, dtype=torch.float32, device=where)  # 256 MiB
+        target = torch.empty_like(block)
+        return {
+            "flops_per_second": 2 * 2048**3 / self.best(lambda: square @ square),
+            "bytes_per_second": 2 * 4 * block.numel() / self.best(lambda: target.copy_(block)),
+        }
+
+    def best(self, work: Callable[[], object]) -> float:
+        """Seconds of the fastest of ten times `work`."""
+        found = []
+        for _ in range(10):
+            start = time.perf_counter()
+            work()
+            self.synchronize()
+            found.append(time.perf_counter() - start)
+        return min(found)
+
+    def memory(self) -> dict[str, int | None]:
+        """Peak bytes while loading and since: of the process beyond torch, and of the device."""
+        on_device = None
+        if self.kind in ("cuda", "xpu"):
+            on_device = getattr(torch, self.kind).max_memory_allocated(self.device)
+        return {
+            "loading": self.loading_bytes,
+            "resident": peak_bytes() - self.started,
+            "device": on_device,
+        }
+
+
+def load_script(path: Path) -> Any:
+    """The script as a module."""
+    specification = importlib.util.spec_from_file_location("script", path)
+    assert specification and specification.loader, f"{path} is no Python file"
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["script"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def sized(script: Any, config: Any, request: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The inputs of the script, as many rows as the `batch`; texts alone as long as `length`.
+
+    Nothing is padded: each row is the script's first, which has no padding; masks are ones.
+    """
+    inputs: dict[str, torch.Tensor] = script.build_inputs(config, request["seed"])
+    batch, length = request["batch"], request.get("length")
+    width = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    text = all(value.shape == (2, width) for value in inputs.values())
+    found = {}
+    for name, value in inputs.items():
+        if len(value) == 1:  # a batch that is one sequence stays as it is
+            found[name] = value
+            continue
+        rows = value[: len(value) // 2]
+        if text and length:
+            rows = rows.repeat(1, -(-length // width))[:, :length]
+        if name.endswith("mask") and not rows.is_floating_point():
+            rows = torch.ones_like(rows)
+        found[name] = rows.repeat(batch, *[1] * (rows.ndim - 1))
+    return found
+
+
+def parts(config: Any) -> list[Any]:
+    """A configuration and all that it holds."""
+    inner = [value for value in vars(config).values() if hasattr(value, "to_dict")]
+    return [config, *(part for value in inner for part in parts(value))]
+
+
+def layer_counts(config: Any) -> list[int]:
+    """The numbers of layers of its stacks."""
+    values = [getattr(part, name, None) for part in parts(config) for name in LAYERS]
+    return [value for value in values if isinstance(value, int)]
+
+
+def cut_layers(script: Any, depth: float) -> None:
+    """Have the script build its full-size model with that share of each stack's layers.
+
+    Stacks of less than four layers stay whole.
+    """
+    config_class = getattr(script, script.MODEL_CLASS).config_class
+
+    def cut() -> Any:
+        config = config_class()
+        for part in parts(config):
+            for name in LAYERS:
+                count = getattr(part, name, None)
+                if isinstance(count, int) and count >= 4:
+                    setattr(part, name, max(1, round(count * depth)))
+                    if isinstance(kinds := getattr(part, "layer_types", None), list):
+                        part.layer_types = kinds[: getattr(part, name)]
+        return config
+
+    setattr(script, config_class.__name__, cut)
+
+
+def resident_bytes() -> int:
+    """What the process has in memory now; its peak where that cannot be read."""
+    if Path("/proc/self/statm").exists():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most that the process had in memory since `forget_peak`; where that is not Linux, ever."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(each for each in status.read_text().splitlines() if each.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> int:
+    """The peak so far; from now on it is counted anew where the system can."""
+    peak, clear = peak_bytes(), Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")
+    return peak
+
+
+def main() -> int:
+    """Answer commands until there are no more."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    try:
+        model = Model(json.loads(sys.argv[1]))
+        answers.write(json.dumps(model.facts()) + "\n")
+        for line in sys.stdin:
+            command = json.loads(line)
+            answer = getattr(model, command.pop("do"))(**command)
+            answers.write(json.dumps(answer) + "\n")
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        answers.write(json.dumps({"error": told}) + "\n")
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""`benchmark_reports/`: tables, a page for each family, CSV, JSON and plots, from the records.
+
+Of several records of the same thing the newest that is not noisy counts, else the newest.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from tools import results
+from tools.reports import form, markdown, picture
+from tools.reports.data import ReportError
+from tools.results import BrokenRecord
+
+Record = dict[str, Any]
+KEY = ("family", "device", "dtype", "batch", "length", "weights", "size")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+MARKS = {"noisy": " (noisy)", "extrapolated": " (extrapolated)"}
+
+
+def load(folder: Path) -> list[Record]:
+    """The records below `folder` that count, by family. Errors: ReportError for a broken one."""
+    found: dict[tuple[Any, ...], Record] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        try:
+            record = results.read_benchmark(path)
+        except BrokenRecord as error:
+            raise ReportError(f"{path}: {error.problem}; delete it, or measure again") from error
+        key = tuple(record[name] for name in KEY)
+        if key in found and record["status"] == "noisy" and found[key]["status"] == "measured":
+            continue
+        found[key] = record
+    return sorted(found.values(), key=lambda record: [str(record[name]) for name in KEY])
+
+
+def render(records: Sequence[Record], scripts: str) -> dict[str, bytes]:
+    """All files of the reports by name; `scripts` is the way from there to the scripts."""
+    texts = {"README.md": overview(records), "benchmarks.csv": table(records)}
+    texts["benchmarks.json"] = json.dumps(list(records), indent=1, sort_keys=True) + "\n"
+    for family, of_family in grouped(records, "family").items():
+        texts[f"families/{family}.md"] = page(family, of_family, scripts)
+    files = {name: text.encode() for name, text in texts.items()}
+    with picture.style():
+        for name, draw in PLOTS.items():
+            files[f"{name}.png"] = picture.png(draw(records))
+    return files
+
+
+def grouped(records: Iterable[Record], key: str) -> dict[str, list[Record]]:
+    """The records by one of their values, sorted by it."""
+    found: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        found[str(record[key])].append(record)
+    return dict(sorted(found.items()))
+
+
+def overview(records: Sequence[Record]) -> str:
+    """README.md: how it was measured, then a table for each architecture."""
+    counts = {status: len(of) for status, of in grouped(records, "status").items()}
+    told = ", ".join(f"{number} {status}" for status, number in counts.items())
+    families = len({record["family"] for record in records})
+    lines = [
+        f"{markdown.MARKER}\n",
+        "# Benchmarks\n",
+        f"{families} families, {len(records)} measurements: {told}. What a figure means, and what it "
+        "does not: [docs/benchmarks.md](../docs/benchmarks.md). All figures: [CSV](benchmarks.csv), "
+        "[JSON](benchmarks.json).\n",
+        *(f"![{name}]({name}.png)\n" for name in PLOTS),
+    ]
+    for architecture, of_architecture in grouped(records, "architecture").items():
+        lines.append(f"## {markdown.text(architecture)}\n")
+        header = [
+            "family", "device", "type", "batch", "latency [95 %]", "per second", "tokens/s",
+            "memory", "parameters", "of roofline",
+        ]  # fmt: skip
+        rows = [row(record) for record in of_architecture]
+        lines.append(markdown.table(header, rows, 7) + "\n")
+    return "\n".join(lines)
+
+
+def row(record: Record) -> list[str]:
+    """A line of the overview."""
+    family = f"[{markdown.text(record['family'])}](families/{form.path(record['family'])}.md)"
+    start = [family, markdown.text(record["device"]), record["dtype"], str(record["batch"])]
+    if record["status"] in ("skip", "error"):
+        reason = markdown.text(form.one_line(record["reason"], 80))
+        return [*start, f"{record['status']}: {reason}", *[form.NOTHING] * 5]
+    if record["status"] == "extrapolated":
+        found = record["extrapolated"]
+        latency = form.duration(found["latency_seconds"]) + MARKS["extrapolated"]
+        memory = form.memory(found["resident_bytes"])
+        return [*start, latency, form.NOTHING, form.NOTHING, memory, form.NOTHING, form.NOTHING]
+    latency = record["latency"]
+    middle, low, high = (form.duration(latency[key]) for key in ("median", "low", "high"))
+    tokens = record.get("generation")
+    share = of_roofline(record)
+    return [
+        *start,
+        f"{middle} [{low}, {high}]{MARKS.get(record['status'], '')}",
+        f"{record['throughput_per_second']:.3g}",
+        f"{tokens['tokens_per_second']:.3g}" if tokens else form.NOTHING,
+        form.memory(record["memory"]["device"] or record["memory"]["resident"]),
+        form.count(record["parameters"]),
+        f"{share:.0%}" if share else form.NOTHING,
+    ]
+
+
+def of_roofline(record: Record) -> float | None:
+    """Achieved operations per second over those of a matrix product on the same device."""
+    if not record.get("flops"):
+        return None
+    achieved = record["flops"] / record["latency"]["median"]
+    return float(achieved / record["roofline"]["flops_per_second"])
+
+
+def page(family: str, records: Sequence[Record], scripts: str) -> str:
+    """The page of a family: every figure of every record, and how to measure it again."""
+    lines = [f"{markdown.MARKER}\n", f"# {markdown.text(family)}\n"]
+    first = records[0]
+    lines.append(
+        f"{markdown.text(first['model_class'] or '')}, published as "
+        f"{markdown.text(first['checkpoint'] or 'no checkpoint')}; "
+        f"[its script](../{scripts}/test_hf_{form.path(family)}.py)\n"
+    )
+    for record in records:
+        title = f"{record['device']}, {record['dtype']}, batch {record['batch']}"
+        flags = f"--family {family} --device {record['device']} --dtype {record['dtype']}"
+        flags += f" --batch {record['batch']}" + (
+            f" --length {record['length']}" if record["length"] else ""
+        )
+        lines.append(f"## {markdown.text(title)}\n")
+        lines.append(markdown.table(["", ""], [list(pair) for pair in facts(record)]) + "\n")
+        lines.append(f"`nox -s benchmark -- {flags}`\n")
+    return "\n".join(lines)
+
+
+def facts(record: Record) -> Iterable[tuple[str, str]]:
+    """What a record says, in words."""
+    yield "status", record["status"] + (f": {record['reason']}" if record["reason"] else "")
+    for noise in record["noise"]:
+        yield "noise", noise
+    yield "weights", f"{record['weights']}, {record['size']} size"
+    if shapes := record.get("inputs"):
+        yield "inputs", ", ".join(f"{n} {'×'.join(map(str, s))}" for n, s in shapes.items())
+    if latency := record.get("latency"):
+        values = {key: form.duration(latency[key]) for key in ("median", "p90", "p99", "iqr")}
+        yield "latency", ", ".join(f"{key} {value}" for key, value in values.items())
+        yield "calls", f"{latency['count']}, after {record['warm_up_calls']} to warm up"
+        yield "load", form.seconds(record["load_seconds"])
+        yield "first call", form.duration(record["first_call_seconds"])
+        yield "computed in", record["precision"]
+    if generation := record.get("generation"):
+        yield "first token", form.duration(generation["first_token_seconds"])
+        yield "each further token", form.duration(generation["token_seconds"])
+    if needs := record["predicted"]:
+        yield "memory predicted", form.memory(needs["run"] or needs["weights"])
+    if memory := record.get("memory"):
+        yield "memory measured", form.memory(memory["device"] or memory["resident"])
+        yield "memory while loading", form.memory(memory["loading"])
+    if record.get("flops"):
+        yield "operations of a call", f"{record['flops'] / 1e9:.4g} GFLOP"
+    if found := record.get("extrapolated"):
+        depths = " and ".join(map(str, found["depths"]))
+        yield "extrapolated from", f"{depths} of {found['layers']} layers"
+        yield "latency", form.duration(found["latency_seconds"])
+        yield "memory", form.memory(found["resident_bytes"])
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    yield "measured", f"{record['started']} with {versions}"
+    if device := record.get("device_facts"):
+        yield "on", f"{device.get('name')}, {record['threads']} threads"
+
+
+def table(records: Sequence[Record]) -> str:
+    """`benchmarks.csv`: a line for each record."""
+    file = io.StringIO()
+    names = [*KEY, "architecture", "status", "reason", "parameters", "flops"]
+    latency = ["median", "low", "high", "p90", "p99", "iqr", "count"]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*names, *(f"latency_{name}" for name in latency), "memory", "predicted"])
+    for record in records:
+        values = record.get("latency", {})
+        memory = record.get("memory", {})
+        writer.writerow(
+            [
+                *(record.get(name) for name in names),
+                *(values.get(name) for name in latency),
+                memory.get("device") or memory.get("resident"),
+                (record["predicted"] or {}).get("run"),
+            ]
+        )
+    return file.getvalue()
+
+
+def timed(records: Sequence[Record]) -> list[Record]:
+    """Those that were measured while nothing else was going on."""
+    return [record for record in records if record["status"] == "measured"]
+
+
+def draw_latency(records: Sequence[Record]) -> Figure:
+    """Latency of each family by device, with the interval of its median."""
+    found = [record for record in timed(records) if record["batch"] == 1]
+    families = sorted({r["family"] for r in found}, key=lambda f: _fastest(f, found))
+    figure = Figure(figsize=(9, 1.5 + 0.17 * len(families)), layout="constrained")
+    axes = figure.subplots()
+    for colour, (device, of_device) in zip(COLOURS, grouped(found, "device").items(), strict=False):
+        middle = [record["latency"]["median"] * 1e3 for record in of_device]
+        reach = [
+            [(r["latency"]["median"] - r["latency"]["low"]) * 1e3 for r in of_device],
+            [(r["latency"]["high"] - r["latency"]["median"]) * 1e3 for r in of_device],
+        ]
+        places = [families.index(record["family"]) for record in of_device]
+        axes.errorbar(middle, places, xerr=reach, fmt="o", ms=3, color=colour, label=device)
+    axes.set_yticks(range(len(families)), families, fontsize=6)
+    axes.set_xscale("log")
+    axes.set_xlabel("latency of a call, batch 1 (ms)")
+    if families:
+        axes.legend(fontsize=7)
+    return figure
+
+
+def _fastest(family: str, records: Sequence[Record]) -> float:
+    return min(r["latency"]["median"] for r in records if r["family"] == family)
+
+
+def draw_throughput(records: Sequence[Record]) -> Figure:
+    """How throughput grows with the batch, relative to batch 1."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    series: defaultdict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
+    for r in timed(records):
+        series[r["family"], r["device"], r["dtype"]][r["batch"]] = r["throughput_per_second"]
+    devices = sorted({key[1] for key in series})
+    for key, values in sorted(series.items()):
+        if len(values) > 1 and 1 in values:
+            batches = sorted(values)
+            colour = COLOURS[devices.index(key[1]) % len(COLOURS)]
+            axes.plot(batches, [values[b] / values[1] for b in batches], color=colour, lw=0.7)
+    axes.set_xlabel("batch")
+    axes.set_ylabel("throughput over that of batch 1")
+    return figure
+
+
+def draw_memory(records: Sequence[Record]) -> Figure:
+    """Predicted against measured peak memory."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    pairs = [
+        (r["predicted"]["run"] / 2**20, (r["memory"]["device"] or r["memory"]["resident"]) / 2**20)
+        for r in records
+        if r.get("memory") and r["predicted"] and r["predicted"]["run"]
+    ]
+    axes.loglog(*zip(*pairs, strict=True) if pairs else ([], []), "o", ms=3, color=COLOURS[0])
+    if pairs:
+        ends = [min(map(min, pairs)), max(map(max, pairs))]
+        axes.loglog(ends, ends, color=picture.FAINT, lw=0.7)
+    axes.set_xlabel("predicted (MiB)")
+    axes.set_ylabel("measured (MiB)")
+    return figure
+
+
+def draw_roofline(records: Sequence[Record]) -> Figure:
+    """Achieved operations per second over operations per byte of weights, below the roofline."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    found = [record for record in timed(records) if record.get("flops")]
+    for colour, (device, of_device) in zip(COLOURS, grouped(found, "device").items(), strict=False):
+        intensity = [r["flops"] / r["model_bytes"] for r in of_device]
+        achieved = [r["flops"] / r["latency"]["median"] for r in of_device]
+        axes.loglog(intensity, achieved, "o", ms=3, color=colour, label=device)
+        roof = of_device[-1]["roofline"]
+        ends = sorted([*intensity, roof["flops_per_second"] / roof["bytes_per_second"]])
+        height = [min(roof["flops_per_second"], x * roof["bytes_per_second"]) for x in ends]
+        axes.loglog(ends, height, color=colour, lw=0.8)
+    axes.set_xlabel("operations per byte of weights")
+    axes.set_ylabel("operations per second")
+    if found:
+        axes.legend(fontsize=7)
+    return figure
+
+
+PLOTS = {
+    "latency": draw_latency,
+    "throughput": draw_throughput,
+    "memory": draw_memory,
+    "roofline": draw_roofline,
+}
