@@ -161,6 +161,12 @@ def crosscheck(session: nox.Session) -> None:
 
 
 @nox.session
+def upgrade(session: nox.Session) -> None:
+    """Take the newest release of a package into constraints.txt [-- transformers]."""
+    run(session, "-m", "tools", "upgrade", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Test the generator, the tools and the templates [-- pytest's arguments]."""
     run(session, "-m", "pytest", *(session.posargs or ["-n", "2", "tests"]))

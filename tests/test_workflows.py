@@ -20,7 +20,15 @@ from tools.scripts import ROOT
 from tools.usage import UsageError
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-VALUES = {"DEVICE": "cpu", "SHARD": "1/2", "BASE": "main", "FLAGS": "--family bert"}
+VALUES = {
+    "DEVICE": "cpu",
+    "SHARD": "1/2",
+    "BASE": "main",
+    "FLAGS": "--family bert",
+    "PACKAGE": "transformers",
+    "OLD": "5.22.2",
+    "NEW": "5.23.0",
+}
 
 
 def jobs() -> Iterator[tuple[str, dict[str, Any]]]:

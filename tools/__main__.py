@@ -35,6 +35,7 @@ COMMANDS = {
     "browsers": ("tools.browsers", "install what webgpu and webnn need"),
     "serve_bundles": ("tools.bundles", "let browsers of any machine judge all models"),
     "benchmark": ("tools.benchmark.run", "measure models of full size: latency, memory, tokens"),
+    "upgrade": ("tools.upgrade", "take the newest release of a package into constraints.txt"),
     "simulate": ("tools.simulate", "replay recorded runs on other numbers of machines"),
     "bench_runner": ("tools.bench_runner", "compare the ways to run scripts on this machine"),
 }
@@ -70,6 +71,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         commands.add_parser(name, parents=[flags], help=text, description=text, allow_abbrev=False)
     commands.choices["combine"].add_argument(
         "parts", nargs="*", type=Path, metavar="FOLDER", help="of the parts; default: results"
+    )
+    commands.choices["upgrade"].add_argument(
+        "packages", nargs="+", metavar="PACKAGE", help="such as transformers"
     )
     words = list(sys.argv[1:] if arguments is None else arguments)
     end = words.index("--") if words[:1] == ["node"] and "--" in words else len(words)

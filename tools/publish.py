@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from tools.benchmark import report as benchmarks
 from tools.dashboard import page as dashboard
 from tools.dashboard.page import Dashboard
 from tools.reports import advice
@@ -26,16 +28,24 @@ from tools.reports.section import Section, update
 from tools.reports.tables import render_csv, render_json
 
 REPORTS, PAGE = "compatibility_reports", "dashboard/index.html"
+BENCHMARKS = "benchmark_reports"
 SUMMARY = Section("matrix", "publish")
 BEGIN, END = SUMMARY.begin, SUMMARY.end
 
 
 def main(options: argparse.Namespace) -> int:
-    """`python -m tools publish`: 0 when all is published. Errors: ReportError, UsageError."""
+    """`python -m tools publish`: 0 when all is published. Errors: ReportError, UsageError.
+
+    The reports of benchmarks are left as they are where nothing has been measured.
+    """
     matrix = load_matrix(options.database)
     shown = dashboard.load(options.database, matrix, options.scripts, options.prices)
     try:
         changed = publish(shown, options.output, options.scripts)
+        if records := benchmarks.load(options.benchmarks):
+            reports = options.output / BENCHMARKS
+            files = benchmarks.render(records, _relative(options.scripts, reports))
+            changed += replace_all(reports, files)
     except OSError as error:
         raise ReportError(f"{options.output}: cannot be written ({error})") from error
     columns = ", ".join(column.label for column in matrix.columns)
@@ -66,6 +76,26 @@ def publish(shown: Dashboard, output: Path, scripts: Path) -> list[Path]:
     for folder in (reports, page.parent):
         folder.mkdir(parents=True, exist_ok=True)
     changed = [path for path, data in files.items() if update(path, data)]
+    for path in stale:
+        path.unlink()
+    return changed + stale
+
+
+def replace_all(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Make `folder` hold these `files` and no other report of ours; gives back what changed.
+
+    Errors: ReportError for a file there that is not ours.
+    """
+    written = {folder / name: data for name, data in files.items()}
+    for path in written:
+        if path.suffix == ".md" and path.exists() and not _is_ours(path):
+            raise ReportError(
+                f"{path}: is not a published report, so it is not overwritten: move it"
+            )
+    stale = [path for path in folder.rglob("*.md") if path not in written and _is_ours(path)]
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    changed = [path for path, data in written.items() if update(path, data)]
     for path in stale:
         path.unlink()
     return changed + stale

@@ -180,7 +180,8 @@ class Model:
 def load_script(path: Path) -> Any:
     """The script as a module."""
     specification = importlib.util.spec_from_file_location("script", path)
-    assert specification and specification.loader, f"{path} is no Python file"
+    assert specification, f"{path} is no Python file"
+    assert specification.loader
     module = importlib.util.module_from_spec(specification)
     sys.modules["script"] = module
     specification.loader.exec_module(module)
@@ -252,7 +253,7 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most that the process had in memory since `forget_peak`; where that is not Linux, ever."""
+    """The most that the process had in memory since `forget_peak`, on Linux; elsewhere ever."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(each for each in status.read_text().splitlines() if each.startswith("VmHWM"))

@@ -23,7 +23,7 @@ else:
 def predict(request: dict[str, Any]) -> dict[str, Any]:
     """Bytes of weights, of the most that is alive in a forward pass, and of building it.
 
-    `run` is None where the model looks at values while it runs, which tensors on the meta device lack.
+    `run` is None where the model looks at values while it runs: on the meta device there are none.
     """
     script = child.load_script(Path(request["script"]))
     model_class = getattr(script, script.MODEL_CLASS)
@@ -32,7 +32,8 @@ def predict(request: dict[str, Any]) -> dict[str, Any]:
     config_class = getattr(script, model_class.config_class.__name__)
     config = config_class() if request["size"] == "full" else script.build_config()
     inputs = child.sized(script, config, request)
-    kind, found = getattr(torch, request["dtype"]), {"run": None, "error": None}
+    kind = getattr(torch, request["dtype"])
+    found: dict[str, Any] = {"run": None, "error": None}
     with torch.device("meta"):
         model = model_class(config).eval()
     built = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])

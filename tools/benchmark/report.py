@@ -70,9 +70,11 @@ def overview(records: Sequence[Record]) -> str:
     lines = [
         f"{markdown.MARKER}\n",
         "# Benchmarks\n",
-        f"{families} families, {len(records)} measurements: {told}. What a figure means, and what it "
-        "does not: [docs/benchmarks.md](../docs/benchmarks.md). All figures: [CSV](benchmarks.csv), "
-        "[JSON](benchmarks.json).\n",
+        (
+            f"{families} families, {len(records)} measurements: {told}. "
+            "[What a figure means](../docs/benchmarks.md), and what it does not. "
+            "All figures: [CSV](benchmarks.csv), [JSON](benchmarks.json).\n"
+        ),
         *(f"![{name}]({name}.png)\n" for name in PLOTS),
     ]
     for architecture, of_architecture in grouped(records, "architecture").items():
@@ -227,7 +229,7 @@ def draw_latency(records: Sequence[Record]) -> Figure:
 
 
 def _fastest(family: str, records: Sequence[Record]) -> float:
-    return min(r["latency"]["median"] for r in records if r["family"] == family)
+    return min(float(r["latency"]["median"]) for r in records if r["family"] == family)
 
 
 def draw_throughput(records: Sequence[Record]) -> Figure:

@@ -119,7 +119,7 @@ class Child:
 
 
 def main(options: argparse.Namespace) -> int:
-    """`python -m tools benchmark`: 0 when all was measured or said why not, 1 where something broke."""
+    """`python -m tools benchmark`: 0 when each was measured or says why not, 1 where one broke."""
     requests = list(asked(options))
     if options.vs:
         return vs.main(options, requests)

@@ -1,0 +1,219 @@
+"""Benchmarks: what the samples mean, whether a model fits, and real measurements of tiny models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tools import results
+from tools.__main__ import main, parse
+from tools.benchmark import report, run, statistics, vs
+from tools.reports.data import ReportError
+from tools.scripts import ROOT
+
+TINY = ["--size", "tiny", "--family", "bert"]
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    """The first measurement that the flags of a tiny BERT ask for."""
+    return {**next(run.asked(parse(["benchmark", *TINY]))), **changes}
+
+
+def slow_machine(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Block medians of a machine that drifts by a tenth, and is now and then at other work."""
+    drift = 1 + 0.1 * np.sin(np.linspace(0, 6, count) + rng.uniform(0, 6))
+    bursts = 1 + (rng.random(count) < 0.05) * rng.exponential(0.5, count)
+    return np.asarray(drift * bursts)
+
+
+def compared(slowdown: float, seed: int) -> statistics.Ratio:
+    rng = np.random.default_rng(seed)
+    common = slow_machine(vs.PAIRS, rng)
+    first, second = (common * rng.normal(1, 0.02, vs.PAIRS) for _ in range(2))
+    return statistics.compare(list(first), list(second * slowdown))
+
+
+def test_the_same_is_rarely_called_different() -> None:
+    assert sum(compared(1, seed)["differs"] for seed in range(200)) <= 4
+
+
+def test_a_slowdown_of_a_twentieth_is_seen() -> None:
+    ratios = [compared(1.05, seed) for seed in range(200)]
+    assert sum(ratio["differs"] and ratio["ratio"] > 1 for ratio in ratios) >= 190
+    assert sum(ratio["low"] <= 1.05 <= ratio["high"] for ratio in ratios) >= 190
+
+
+def test_the_interval_of_the_median_covers_it() -> None:
+    rng = np.random.default_rng(1)
+    found = [statistics.summarise(list(rng.lognormal(0, 0.2, 40))) for _ in range(100)]
+    assert sum(summary["low"] <= 1 <= summary["high"] for summary in found) >= 88
+    assert all(s["low"] <= s["median"] <= s["high"] <= s["p99"] for s in found)
+
+
+def test_a_tiny_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SECONDS", 0.1)
+    record = run.measure(request(batch=3, length=20), 120, {})
+    assert record["status"] in ("measured", "noisy")
+    assert record["inputs"]["input_ids"] == [3, 20]
+    assert record["latency"]["count"] >= run.CALLS
+    assert record["predicted"]["weights"] == record["model_bytes"]
+    assert record["predicted"]["run"] > record["predicted"]["weights"]
+    assert record["throughput_per_second"] == pytest.approx(3 / record["latency"]["median"])
+    assert record["flops"] > 0
+    assert record["roofline"]["flops_per_second"] > 1e8
+
+
+def test_what_does_not_fit_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SHARE", 1e-9)
+    monkeypatch.setattr(run, "Child", None)  # to build one would fail
+    record = run.measure(request(), 120, {})
+    assert record["status"] == "skip"
+    assert "GB, " in record["reason"]
+    assert "free" in record["reason"]
+
+
+def test_a_child_that_dies_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "test_hf_x.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    with pytest.raises(run.ChildFailed, match="exit code -11"):
+        run.Child(request(script=str(script)), 60)
+    script.write_text("raise ValueError('no such thing')")
+    with pytest.raises(run.ChildFailed, match="ValueError: no such thing"):
+        run.Child(request(script=str(script)), 60)
+
+
+def test_a_child_that_hangs_is_given_up(tmp_path: Path) -> None:
+    script = tmp_path / "test_hf_x.py"
+    script.write_text("import time\ntime.sleep(600)")
+    with pytest.raises(run.ChildFailed, match="no answer within 5 s"):
+        run.Child(request(script=str(script)), 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("speed=1", "unknown key"),
+        ("dtype", "say with what"),
+        ("python=/no/such", "is not a program"),
+    ],
+)
+def test_an_impossible_comparison_is_refused(text: str, words: str) -> None:
+    with pytest.raises(Exception, match=words):
+        vs.parse(text)
+
+
+def test_depth_cuts_all_stacks_alike() -> None:
+    code = """
+        import sys; sys.path.insert(0, "tools/benchmark")
+        import child, pathlib
+        script = child.load_script(pathlib.Path("fixed_tests/test_hf_whisper.py"))
+        whole = script.WhisperConfig()
+        child.cut_layers(script, 0.5)
+        half = script.WhisperConfig()
+        assert half.encoder_layers == whole.encoder_layers / 2, half.encoder_layers
+        assert half.decoder_layers == whole.decoder_layers / 2, half.decoder_layers
+        assert max(child.layer_counts(whole)) == whole.encoder_layers
+    """
+    lines = "\n".join(line.strip() for line in code.strip().splitlines())
+    subprocess.run([sys.executable, "-c", lines], cwd=ROOT, check=True)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """A folder of records: measured on two devices, noisy, extrapolated, skipped."""
+    folder = tmp_path / "benchmarks" / "20260101T120000Z"
+    folder.mkdir(parents=True)
+    base = {**run.described(request()), "predicted": None, "free_bytes": 10**10}
+    latency = {"count": 10, "median": 0.1, "low": 0.09, "high": 0.11, "p90": 0.12, "p99": 0.13}
+    measured = {
+        **base,
+        "latency": {**latency, "iqr": 0.01},
+        "warm_up_calls": 10,
+        "load_seconds": 1.0,
+        "first_call_seconds": 0.5,
+        "parameters": 10**8,
+        "model_bytes": 4 * 10**8,
+        "inputs": {"input_ids": [1, 12]},
+        "precision": "float32",
+        "threads": 2,
+        "throughput_per_second": 10.0,
+        "memory": {"loading": 10**9, "resident": 5 * 10**8, "device": None},
+        "predicted": {"weights": 4 * 10**8, "build": 4 * 10**8, "run": 45 * 10**7, "error": None},
+        "flops": 10**9,
+        "roofline": {"flops_per_second": 1e11, "bytes_per_second": 1e10},
+    }
+    extrapolated = {
+        "layers": 24,
+        "depths": [2, 4],
+        "latency_seconds": 3.5,
+        "resident_bytes": 10**10,
+    }
+    variants = [
+        measured,
+        {**measured, "device": "openvino"},
+        {**measured, "batch": 8, "throughput_per_second": 30.0},
+        {**measured, "family": "gpt2", "status": "noisy", "noise": ["other processes took 80%"]},
+        {**base, "family": "llama", "status": "extrapolated", "reason": "needs 28 GB, 9 free",
+         "extrapolated": extrapolated},
+        {**base, "family": "vit", "status": "skip", "reason": "needs <b>28</b> GB | 9 free"},
+    ]  # fmt: skip
+    for number, record in enumerate(variants):
+        results.write(folder / f"{number}.json", record, "benchmark")
+    return folder.parent
+
+
+def test_the_reports_say_what_each_record_is(records: Path) -> None:
+    files = report.render(report.load(records), "../fixed_tests")
+    text = files["README.md"].decode()
+    assert "100 ms [90 ms, 110 ms]" in text
+    assert "(noisy)" in text
+    assert "3,500 ms (extrapolated)" in text
+    assert "<b>" not in text
+    assert "2 and 4 of 24 layers" in files["families/llama.md"].decode()
+    assert "other processes took 80%" in files["families/gpt2.md"].decode()
+    assert len(json.loads(files["benchmarks.json"])) == 6
+    assert files["benchmarks.csv"].count(b"\n") == 7
+    assert {"latency.png", "throughput.png", "memory.png", "roofline.png"} <= files.keys()
+    assert files == report.render(report.load(records), "../fixed_tests")
+
+
+def test_a_quiet_measurement_is_not_replaced_by_a_noisy_one(records: Path) -> None:
+    first = results.read_benchmark(records / "20260101T120000Z" / "0.json")
+    later = records / "20260102T120000Z"
+    later.mkdir()
+    noisy = {**first, "status": "noisy", "noise": ["x"], "throughput_per_second": 1.0}
+    results.write(later / "0.json", noisy, "benchmark")
+    [kept] = [r for r in report.load(records) if r["family"] == "bert" and r["device"] == "cpu"
+              and r["batch"] == 1]  # fmt: skip
+    assert kept["status"] == "measured"
+
+
+def test_a_broken_record_is_named(records: Path) -> None:
+    (records / "20260101T120000Z" / "0.json").write_text("{}")
+    with pytest.raises(ReportError, match=r"0\.json: .*delete it, or measure again"):
+        report.load(records)
+
+
+def test_the_command_writes_a_record_for_each_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "SECONDS", 0.1)
+    assert main(["benchmark", *TINY, "--batch", "1,2", "--benchmarks", str(tmp_path)]) == 0
+    paths = sorted(path.name for path in tmp_path.glob("*/*.json"))
+    assert paths == ["bert-cpu-float32-b1-tiny.json", "bert-cpu-float32-b2-tiny.json"]
+    assert "[2/2] bert-cpu-float32-b2-tiny: " in capsys.readouterr().out
+    assert len(report.load(tmp_path)) == 2
+
+
+def test_two_attentions_are_compared_in_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vs, "BLOCK_SECONDS", 0.01)
+    assert main(["benchmark", *TINY, "--vs", "attention=eager"]) == 0
+    assert "bert: attention eager takes " in capsys.readouterr().out
