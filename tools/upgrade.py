@@ -104,9 +104,8 @@ def rewritten(constraints: str, changed: dict[str, tuple[str, str]]) -> str:
     lines = []
     for line in constraints.splitlines(keepends=True):
         pin = PIN.match(line)
-        if pin and pin["name"] in changed:
-            line = line.replace(f"=={pin['version']}", f"=={changed[pin['name']][1]}", 1)
-        lines.append(line)
+        old, new = changed.get(pin["name"], ("", "")) if pin else ("", "")
+        lines.append(line.replace(f"=={old}", f"=={new}", 1) if new else line)
     return "".join(lines)
 
 
