@@ -106,7 +106,10 @@ self.compute = async (number, feeds) => {  // the first time it also says what r
   // Parts of the graph are one node each for WebNN, so what was built is counted; and without a
   // dispatch nothing ran there, whatever the profile says.
   if (own.name === "webnn") own.operators.webnn = counts.built - own.before.built;
-  if (counts.dispatches === own.before.dispatches) own.operators[own.name] = 0;
+  if (counts.dispatches === own.before.dispatches) {
+    own.operators.undispatched = own.operators[own.name] ?? 0;
+    own.operators[own.name] = 0;
+  }
   return {...own, outputs, seconds};
 };
 
@@ -362,10 +365,9 @@ class Saved(Web):
 def write_bundle(subject: Any, record: dict[str, Any], folder: Path) -> None:
     """Write what a browser on any machine needs to judge the model of `subject` into `folder`.
 
-    `record` is of a run without checks; the page completes it.
+    The runtime of its graph is `Saved`; `record` is of a run without checks, which the page makes.
     """
     write_page(folder)
-    subject.model.runtime = Saved
     subject.run(subject.model, subject.inputs)
     saved = subject.model.first.runtime
     save_onnx(saved.program, folder)

@@ -19,8 +19,9 @@ from templates._graph import GRAPH_CHECKS, Runtime
 from templates._openvino import OpenVINO
 
 TORCH_DEVICES = ("cuda", "xpu", "mps", "cpu")  # best first
-# These run exported graphs; a graph of OpenVINO can keep its state while it reads a text in pieces.
-GRAPH_DEVICES = {"openvino": ("chunked_prefill",), "webgpu": (), "webnn": ()}
+# These run exported graphs; a graph of OpenVINO can keep its state while it reads a text in pieces,
+# and be compiled for half precision too.
+GRAPH_DEVICES = {"openvino": ("chunked_prefill", "dtype_bf16"), "webgpu": (), "webnn": ()}
 RUNTIMES: dict[str, type[Runtime]] = {"openvino": OpenVINO, "webgpu": Web, "webnn": Web}
 
 

@@ -24,7 +24,7 @@ import torch
 from transformers.utils import logging
 
 from templates import _story as story
-from templates._browser import write_bundle
+from templates._browser import Saved, write_bundle
 from templates._compare import MEASURED
 from templates._devices import (
     available_devices,
@@ -76,7 +76,10 @@ def main(namespace: dict[str, Any]) -> int:
     else:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        facts |= {} if options.bundle else {"observed": device} | describe_device(device)
+        if options.bundle:
+            subject.model.runtime = Saved
+        else:
+            facts |= {"observed": device} | describe_device(device)
         results = [run_check(name, checks[name], subject) for name in options.checks]
     if graph := graph_facts(subject):
         facts["observed"] = subject.model.observed
@@ -92,7 +95,7 @@ def main(namespace: dict[str, Any]) -> int:
     record |= {"measurements": measure(subject), "environment": environment()}
     record |= {"graph": graph}
     record |= {"started": started.isoformat(), "seconds": time.perf_counter() - clock}
-    if options.bundle:
+    if options.bundle and not why_not:
         write_bundle(subject, record, options.bundle)
         print(f"python -m http.server --directory {options.bundle}  # then open the page it names")
         return 0

@@ -170,7 +170,7 @@ class Worker:
                 health = self._watch.after(record)
                 again = status in ("crash", "timeout") and crashes < self.settings.retries
                 crashes, again = crashes + 1, again and not health.broken
-                again = again or (status == "fail" and shared)
+                again = again or (status == "fail" and shared and self.settings.retries > 0)
             if not again:
                 break
             log = f"{task.name}.attempt-{facts['attempt']}.txt"
