@@ -101,6 +101,18 @@ def publish(session: nox.Session) -> None:
 
 
 @nox.session
+def dashboard(session: nox.Session) -> None:
+    """Show a run while it goes on, and all runs, in a browser of this machine [-- --port N]."""
+    run(session, "-m", "tools", "dashboard", *session.posargs)
+
+
+@nox.session
+def bench_dashboard(session: nox.Session) -> None:
+    """Say how the dashboard does with a long history and what changes it finds, into docs/; slow."""
+    run(session, "-m", "tools", "bench_dashboard", *session.posargs)
+
+
+@nox.session
 def history(session: nox.Session) -> None:
     """Say which runs there are and what changed, tag or prune them [-- --fail-on-regression …]."""
     run(session, "-m", "tools", "history", *session.posargs)

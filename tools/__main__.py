@@ -23,6 +23,8 @@ COMMANDS = {
     "matrix": ("tools.matrix", "run the scripts on devices and keep what they find in results/"),
     "combine": ("tools.combine", "put the parts of a run together that machines ran (--shard)"),
     "publish": ("tools.publish", "render the reports from the database"),
+    "dashboard": ("tools.dashboard.app", "show a run while it goes on, and all runs, in a browser"),
+    "bench_dashboard": ("tools.bench_dashboard", "say how the dashboard does with a long history"),
     "archive": ("tools.archive", "fetch the runs that a branch of the Git remote keeps"),
     "rehearse": ("tools.rehearse", "do here what the nightly workflow does, in a clone"),
     "ingest": ("tools.database", "rebuild the database from results/"),

@@ -57,6 +57,7 @@ def load(path: Path, matrix: Matrix, scripts: Path, prices: Path | None) -> Dash
 
     `scripts` is the folder of the scripts. Errors: ReportError, UsageError.
     """
+    listed = prediction.prices(prices, matrix.columns)
     try:
         with database.connect(path) as connection:
             past = history.read(connection)
@@ -69,7 +70,7 @@ def load(path: Path, matrix: Matrix, scripts: Path, prices: Path | None) -> Dash
         for name in prediction.MEASURES
         if (estimate := prediction.estimate(matrix, scripts, name))
     }
-    return Dashboard(matrix, past, timelines, estimates, prediction.prices(prices, matrix.columns))
+    return Dashboard(matrix, past, timelines, estimates, listed)
 
 
 def timeline(connection: duckdb.DuckDBPyConnection, run_id: str) -> list[dict[str, Any]]:

@@ -93,11 +93,11 @@ def render_csv(matrix: Matrix) -> str:
                     "device_name": cell.environment.device_name if cell.environment else None,
                 }
                 known |= {name: getattr(cell, name) for name in CSV_COLUMNS if name not in known}
-            writer.writerow([_field(known.get(name)) for name in CSV_COLUMNS])
+            writer.writerow([field(known.get(name)) for name in CSV_COLUMNS])
     return file.getvalue()
 
 
-def _field(value: Any) -> Any:
+def field(value: Any) -> Any:
     """`value` for one field: one bounded line that no spreadsheet takes for a formula."""
     if isinstance(value, bool):
         return str(value).lower()
