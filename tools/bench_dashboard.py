@@ -148,7 +148,7 @@ def replay(
         for statement in duckdb.extract_statements((SQL / "replay.sql").read_text("utf-8")):
             given = {key: parameters[key] for key in statement.named_parameters}
             connection.execute(statement, given)
-        for name in database.VIEWS:
+        for name in database.DERIVED:
             connection.execute((SQL / f"{name}.sql").read_text(encoding="utf-8"))
 
 

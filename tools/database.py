@@ -27,7 +27,7 @@ from tools.usage import CannotWrite
 
 SQL = Path(__file__).parent / "sql"
 TABLES = ("runs", "jobs", "records", "checks", "problems")
-VIEWS = ("cells", "open_checks")
+DERIVED = ("cells", "open_checks")
 
 
 @dataclass
@@ -78,7 +78,7 @@ def _rebuild(folder: Path, database: Path, known: Sequence[Expectation]) -> Inge
                 connection.execute((SQL / f"{name}.sql").read_text(encoding="utf-8"))
             for table, rows in found.rows.items():
                 _fill(connection, table, rows, Path(scratch) / "rows.json")
-            for name in VIEWS:
+            for name in DERIVED:
                 connection.execute((SQL / f"{name}.sql").read_text(encoding="utf-8"))
             connection.commit()
         os.replace(fresh, database)
