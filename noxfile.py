@@ -108,7 +108,7 @@ def dashboard(session: nox.Session) -> None:
 
 @nox.session
 def bench_dashboard(session: nox.Session) -> None:
-    """Say how the dashboard does with a long history and what changes it finds, into docs/; slow."""
+    """Say how the dashboard does with a long history, and what changes it finds, in docs/."""
     run(session, "-m", "tools", "bench_dashboard", *session.posargs)
 
 
