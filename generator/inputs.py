@@ -421,6 +421,11 @@ def codec_language_inputs(candidate: Candidate) -> dict[str, Tree]:
     return {"attention_mask": mask(LENGTHS)} | candidate.given
 
 
+def drafter_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Embeddings and what the target keeps of 11 tokens, of which a mask tells the real ones."""
+    return {"attention_mask": mask([11, 8])} | candidate.given
+
+
 def vocoder_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Spectra and the noise that becomes their sound."""
     noise = values(2, 20, "config.model_in_channels")
@@ -463,6 +468,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "transducer": speech_inputs,
     "audio_dual_encoder": audio_dual_inputs,
     "text_to_speech": speech_synthesis_inputs,
+    "drafter": drafter_inputs,
     "vocoder": vocoder_inputs,
     "codec_language": codec_language_inputs,
     "time_series": series_inputs,

@@ -47,6 +47,7 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "chunked_prefill",
     "generate",
     "unit_length",
+    "hidden_context",
     "mutual",
     "round_trip",
     "gradients",
