@@ -179,6 +179,12 @@ def upgrade(session: nox.Session) -> None:
 
 
 @nox.session
+def compare(session: nox.Session) -> None:
+    """Say what a release of transformers or torch changes [-- --transformers OLD NEW …]."""
+    run(session, "-m", "tools", "compare", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Test the generator, the tools and the templates [-- pytest's arguments]."""
     run(session, "-m", "pytest", *(session.posargs or ["-n", "2", "tests"]))

@@ -231,6 +231,11 @@ def generate(subject: Subject, inputs: Tensors, **options: Any) -> Tensors:
     options = story.OPTIONS | options | {"do_sample": False}
     options |= {"min_new_tokens": 5, "max_new_tokens": 5}
     options |= {"output_logits": True, "return_dict_in_generate": True}
+    config = subject.model.config.to_dict()  # a placeholder that is chosen would ask for features
+    kinds, ends = ("audio", "image", "video"), ("_token_id", "_token_index")
+    placeholders = [v for k, v in config.items() if k.startswith(kinds) and k.endswith(ends)]
+    if placeholders := [token for token in placeholders if token is not None]:
+        options["suppress_tokens"] = placeholders
     made = subject.model.generate(**placed(inputs, subject.model), **options)
     return {"logits": torch.stack(made.logits, 1).cpu().double()}
 

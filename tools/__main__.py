@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tools.browsers import CHOSEN
 from tools.scripts import ROOT
@@ -39,6 +40,7 @@ COMMANDS = {
     "benchmark": ("tools.benchmark.run", "measure models of full size: latency, memory, tokens"),
     "upgrade": ("tools.upgrade", "take the newest release of a package into constraints.txt"),
     "simulate": ("tools.simulate", "replay recorded runs on other numbers of machines"),
+    "compare": ("tools.compare", "run the scripts under two releases of a package"),
     "bench_runner": ("tools.bench_runner", "compare the ways to run scripts on this machine"),
 }
 
@@ -224,6 +226,11 @@ def _flags() -> argparse.ArgumentParser:
     shown.add_argument(
         "--prices", type=Path, metavar="FILE", help="TOML: [usd_per_hour] with device = price"
     )
+    releases = flags.add_argument_group("which releases to compare (compare)")
+    pair: dict[str, Any] = {"nargs": 2, "metavar": ("OLD", "NEW")}
+    releases.add_argument("--transformers", help="versions of transformers", **pair)
+    releases.add_argument("--torch", help="versions of torch", **pair)
+    releases.add_argument("--bisect", action="store_true", help="name the first release")
     where = flags.add_argument_group("where things are")
     for flag, default, text in (
         ("--scripts", ROOT / "fixed_tests", "folder of the scripts"),

@@ -1,0 +1,296 @@
+"""What changed between two releases of transformers or torch: the same scripts under both.
+
+Each release lies in a folder of its own before the environment on the path, so that all else is the
+same. A family changed where a check has another status (golden values are one of them), or where
+the quickest call takes another time in repeated runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from tools import environment
+from tools.processes import Call, Limits, Processes, Runner
+from tools.reports.markdown import code, table
+from tools.scripts import find
+from tools.usage import UsageError, unknown
+
+SLOWER = 1.3  # times; the quickest of all calls is compared
+REPEATS = 3  # runs of a family whose time seems to differ
+HEAD = """\
+# What releases change
+
+`nox -s compare -- --transformers OLD NEW` (or `--torch OLD NEW`) runs the same scripts under both
+releases. Golden values are those of the release that the scripts were made with: where `golden`
+fails under one of them, the outputs of the model changed. `--bisect` names the first release with
+the new behaviour.
+
+"""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A version of `package`; `folder` lies before the environment, None is the installed one."""
+
+    package: str
+    version: str
+    folder: Path | None
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables with which Python finds it."""
+        return {"PYTHONPATH": str(self.folder)} if self.folder else {}
+
+    def command(self, script: Path, checks: Iterable[str]) -> str:
+        """What shows how checks of a script end under this release."""
+        before = f"PYTHONPATH=.nox/overlays/{self.folder.name} " if self.folder else ""
+        options = f"--device cpu --checks {','.join(checks)}"
+        return f"{before}python fixed_tests/{script.name} {options}"
+
+
+@dataclass
+class Outcome:
+    """How a script ended: check -> status, the reasons, and the quickest call in seconds."""
+
+    statuses: dict[str, str]
+    reasons: dict[str, str] = field(default_factory=dict)
+    latency: float | None = None
+
+
+@dataclass
+class Change:
+    """What differs in a family: check -> statuses under both, or the times of the quickest call."""
+
+    family: str
+    script: Path
+    checks: dict[str, tuple[str, str]] = field(default_factory=dict)
+    latency: tuple[float, float] | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
+    first: str = ""  # the first release with the new behaviour
+
+
+def main(options: argparse.Namespace) -> int:
+    """Compare, print the changes, write them into docs/compare.md where all families were run."""
+    pair = options.transformers or options.torch
+    if not pair or (options.transformers and options.torch):
+        raise UsageError("compare what? `--transformers 5.22.2 5.23.0` or `--torch OLD NEW`")
+    package = "transformers" if options.transformers else "torch"
+    there = find(options.scripts)
+    for family in options.family:
+        if family not in there:
+            raise UsageError(unknown("family", family, there))
+    scripts = {family: there[family] for family in options.family or there}
+    try:
+        old, new = (release(package, version) for version in pair)
+        found = changes(scripts, old, new, options.jobs or os.cpu_count() or 1)
+        if options.bisect:
+            bisect(found, old, new)
+    except environment.SetupError as error:
+        raise UsageError(str(error)) from error
+    print(section(found, old, new, len(scripts)))
+    if not options.family:
+        path = options.output / "docs" / "compare.md"
+        text = path.read_text("utf-8") if path.exists() else ""
+        path.write_text(merged(text, section(found, old, new, len(scripts))), "utf-8")
+    return 0
+
+
+def release(package: str, version: str) -> Release:
+    """A release, installed if need be, with what it needs in other versions than there are.
+
+    Raises:
+        SetupError: it cannot be installed.
+    """
+    if importlib.metadata.version(package).partition("+")[0] == version:
+        return Release(package, version, None)
+    name, packages = f"{package}-{version}", [f"{package}=={version}"]
+    if package == "torch":  # of the same month, and bound to it
+        packages.append(f"torchvision==0.{Version(version).minor + 15}.*")
+        return Release(package, version, environment.overlay(name, packages))
+    folder = environment.overlay(name, packages)
+    for each in importlib.metadata.distributions(name=package, path=[str(folder)]):
+        for need in map(Requirement, each.requires or ()):
+            if need.marker and not need.marker.evaluate({"extra": ""}):
+                continue
+            there = importlib.metadata.version(need.name)
+            if not need.specifier.contains(there, prereleases=True):
+                packages.append(f"{need.name}{need.specifier}")
+    return Release(package, version, environment.overlay(name, packages))
+
+
+def changes(
+    scripts: Mapping[str, Path], old: Release, new: Release, jobs: int, runner: Runner = "warm"
+) -> list[Change]:
+    """The families in which something differs between two releases."""
+    before, after = (run(scripts, each, jobs, runner) for each in (old, new))
+    found = []
+    for family, script in scripts.items():
+        change = Change(family, script)
+        one, other = before[family], after[family]
+        for check in sorted(one.statuses.keys() | other.statuses.keys()):
+            pair = one.statuses.get(check, "none"), other.statuses.get(check, "none")
+            if pair[0] != pair[1]:
+                change.checks[check] = pair
+                worse = one if pair[1] == "pass" else other
+                change.reasons[check] = worse.reasons.get(check, "")
+        if differs(one.latency, other.latency):
+            change.latency = again(script, old, new, one, other, runner)
+        if change.checks or change.latency:
+            found.append(change)
+    return found
+
+
+def differs(one: float | None, other: float | None) -> bool:
+    """Whether one of two times is `SLOWER` than the other."""
+    return bool(one and other) and not 1 / SLOWER < (one or 0) / (other or 1) < SLOWER
+
+
+def again(
+    script: Path, old: Release, new: Release, one: Outcome, other: Outcome, runner: Runner
+) -> tuple[float, float] | None:
+    """The times of the quickest calls in some more runs, in turn, if they differ still."""
+    times = [one.latency or 0], [other.latency or 0]
+    for _ in range(REPEATS):
+        for each, kept in ((old, times[0]), (new, times[1])):
+            outcome = run({"it": script}, each, 1, runner)["it"]
+            kept.extend([outcome.latency] if outcome.latency else [])
+    quickest = min(times[0]), min(times[1])
+    apart = max(times[0]) < min(times[1]) or max(times[1]) < min(times[0])
+    return quickest if differs(*quickest) and apart else None
+
+
+def run(
+    scripts: Mapping[str, Path], release: Release, jobs: int, runner: Runner = "warm"
+) -> dict[str, Outcome]:
+    """How each script ends under a release."""
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", **release.variables}
+    processes = Processes(runner, Limits(1, None), variables)
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            ended = pool.map(lambda script: _outcome(processes, script), scripts.values())
+            return dict(zip(scripts, ended, strict=True))
+    finally:
+        processes.stop()
+
+
+def _outcome(processes: Processes, script: Path) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder, "record.json")
+        words = ["--device", "cpu", "--json", str(record)]
+        ended = processes.run(Call(script, words, Path(folder), Path(folder, "log"), 600.0))
+        if ended is None:
+            raise KeyboardInterrupt
+        if not record.exists():
+            last = ended.last.decode("utf-8", "replace").strip().splitlines()[-1:]
+            why = " ".join([f"no record, exit code {ended.exit_code}", *last])
+            return Outcome({"script": "crash"}, {"script": why})
+        found = json.loads(record.read_text("utf-8"))
+    checks, calls = found["checks"], found["measurements"]["latency_seconds"]
+    return Outcome(
+        {each["name"]: each["status"] for each in checks},
+        {each["name"]: each["reason"] or "" for each in checks},
+        min(calls) if calls else None,
+    )
+
+
+def bisect(found: Sequence[Change], old: Release, new: Release) -> None:
+    """Say in each change of a check which release was the first with the new status."""
+    between = [old.version, *releases(old.package, old.version, new.version), new.version]
+    for change in found:
+        if not change.checks:
+            continue
+        low, high = 0, len(between) - 1  # the old behaviour, the new one
+        while high - low > 1:
+            middle = (low + high) // 2
+            each = release(old.package, between[middle])
+            statuses = run({"it": change.script}, each, 1)["it"].statuses
+            is_new = all(
+                statuses.get(check, "none") == pair[1] for check, pair in change.checks.items()
+            )
+            low, high = (low, middle) if is_new else (middle, high)
+        change.first = between[high]
+
+
+def releases(package: str, old: str, new: str) -> list[str]:
+    """The final releases between two, in order, as the package index has them."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "index", "versions"]
+    answer = subprocess.run([*command, package], capture_output=True, text=True, check=False)
+    listed = re.search(r"Available versions: (.*)", answer.stdout)
+    if not listed:
+        raise environment.SetupError(f"pip cannot list the versions of {package}: {answer.stderr}")
+    versions = {Version(word.partition("+")[0]) for word in listed[1].split(", ")}
+    return [
+        str(each)
+        for each in sorted(versions)
+        if Version(old) < each < Version(new) and not each.is_prerelease
+    ]
+
+
+def section(found: Sequence[Change], old: Release, new: Release, count: int) -> str:
+    """The changes as a section of the page."""
+    lines = [f"## {old} → {new.version}\n", f"{len(found)} of {count} families changed.\n"]
+    rows = []
+    for change in found:
+        if change.latency:
+            before, after = (f"{1000 * seconds:.1f} ms" for seconds in change.latency)
+            rows.append([change.family, "a call takes", before, after, change.first])
+        for check, (before, after) in change.checks.items():
+            rows.append([change.family, f"`{check}`", before, after, change.first])
+    if rows:
+        lines.append(table(["family", "what", old.version, new.version, "first in"], rows))
+    for change in found:
+        lines.append(f"### {change.family}\n")
+        lines += [f"- `{check}`: {code(why[:300])}" for check, why in change.reasons.items()]
+        lines += [
+            f"- changed in the release: {code(text)}" for text in edits(change.family, old, new)
+        ]
+        each = old if "pass" in {pair[1] for pair in change.checks.values()} else new
+        shown = each.command(change.script, change.checks or ["device_parity"])
+        lines.append(f"- to see it: `{shown}`\n")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def edits(family: str, old: Release, new: Release) -> list[str]:
+    """How many lines of the modules of a family differ between two releases of transformers."""
+    if old.package != "transformers":
+        return []
+    installed = importlib.metadata.distribution("transformers").locate_file("transformers")
+    one, other = (
+        Path(str(each.folder / "transformers" if each.folder else installed), "models", family)
+        for each in (old, new)
+    )
+    told = []
+    for name in sorted({path.name for folder in (one, other) for path in folder.glob("*.py")}):
+        before, after = (
+            (folder / name).read_text("utf-8").splitlines() if (folder / name).exists() else []
+            for folder in (one, other)
+        )
+        lines = [line[:1] for line in difflib.unified_diff(before, after, n=0, lineterm="")][2:]
+        if lines:
+            told.append(f"{name} +{lines.count('+')} -{lines.count('-')}")
+    return told
+
+
+def merged(page: str, new: str) -> str:
+    """The page with a section in place of the one with the same heading."""
+    heading = new.partition("\n")[0]
+    others = [part for part in re.split(r"(?m)^(?=## )", page)[1:] if not part.startswith(heading)]
+    return HEAD + "\n".join([new, *(part.rstrip() + "\n" for part in others)])
