@@ -319,9 +319,19 @@ from __future__ import annotations
 """
 
 
+HIDE = """\
+sys.modules.update(  # MOCK_TORCH=1 hides torch
+    (name[5:].lower().replace("pillow", "PIL"), None)
+    for name, value in os.environ.items()
+    if name.startswith("MOCK_") and value != "0"
+)
+"""
+
+
 def attempting(unit: Unit, imports: Iterable[Import]) -> str:
     """The attempt to import what may not be installed: now these imports."""
-    body = cst.IndentedBlock([cst.parse_statement(line) for line in import_lines(imports)])
+    lines = [HIDE, *import_lines(imports)]
+    body = cst.IndentedBlock([cst.parse_statement(line) for line in lines])
     return cst.Module([]).code_for_node(unit.node.with_changes(body=body))
 
 

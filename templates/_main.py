@@ -6,8 +6,6 @@ import argparse
 import datetime
 import difflib
 import hashlib
-import importlib.metadata
-import importlib.util
 import itertools
 import json
 import math
@@ -37,6 +35,17 @@ from templates._devices import (
     why_unavailable,
 )
 from templates._graph import Graph
+from templates._proof import (
+    OPTIONAL,
+    REQUIRED,
+    Mocked,
+    absent,
+    prove,
+    prove_torch,
+    shape_of,
+    stand_in,
+    versions,
+)
 from templates._subject import Subject
 
 try:
@@ -50,7 +59,12 @@ else:
         """For pytest: the model on the best device of this machine."""
         if story.MISSING:
             pytest.skip(f"nothing real can run: {story.MISSING}")
-        return Subject(available_devices()[0], seed=story.SEED)
+        found = Subject(available_devices()[0], seed=story.SEED)
+        try:
+            prove(found)
+        except Mocked as error:
+            pytest.skip(f"nothing real can run: {error}")
+        return found
 
 
 def main(namespace: dict[str, Any]) -> int:
@@ -60,27 +74,38 @@ def main(namespace: dict[str, Any]) -> int:
     if options.list:
         print(*options.checks, sep="\n")
         return 0
-    unknown = isinstance(story.MISSING, ModuleNotFoundError)
-    missing = [str(story.MISSING.name)] if unknown else []
-    device = options.device or ("cpu" if story.MISSING else available_devices()[0])
-    away = None if story.MISSING or options.bundle else why_unavailable(device)
-    banner = "⛔ NOT THERE" if away else "🔷 MOCK" if missing else "🚀 REAL"
-    print(f"{banner}  {story.MODEL_CLASS} on {device}")
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr] # not all have all signs
+    missing, mock = absent(REQUIRED), why_mock()
+    device = options.device or ("cpu" if story.MISSING or mock else available_devices()[0])
+    away = None if story.MISSING or mock or options.bundle else why_unavailable(device)
     facts: dict[str, Any] = {"observed": None, "name": None, "driver": None, "software": False}
     facts |= {"requested": device, "features": [], "memory_bytes": None}
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     subject = Subject(device, options.dtype, options.weights, options.size, options.seed)
-    if why_not := away or story.MISSING:
-        status = "skip" if away else "mock" if missing else "error"
-        results = [outcome(name, status, str(why_not)) for name in options.checks]
-        print(f"  {status}: {why_not}")
-    else:
+    proof = None
+    if not (story.MISSING or mock or away):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         if options.bundle:
             subject.model.runtime = Saved
-        else:
-            facts |= {"observed": device} | describe_device(device)
+        try:
+            proof = prove(subject)
+        except Mocked as error:
+            mock = str(error)
+        except Exception:
+            pass  # the checks will tell what the model raises
+    sign = ("⛔", "NOT THERE", 31) if away else ("🔷", "MOCK", 34) if mock else ("🚀", "REAL", 32)
+    print(f"{banner(*sign)}  {story.MODEL_CLASS} on {device}")
+    if why_not := away or mock or story.MISSING:
+        status = "skip" if away else "mock" if mock and not options.require_real else "error"
+        results = [outcome(name, status, str(why_not)) for name in options.checks]
+        print(f"  {status}: {why_not}")
+        if mock:
+            made = {name: stand_in(shape) for name, shape in story.OUTPUTS.items()}
+            assert {name: shape_of(value) for name, value in made.items()} == story.OUTPUTS
+            print(f"  stand-in: zeros in the shapes of {', '.join(made)[:60]}")
+    else:
+        facts |= {} if options.bundle else {"observed": device} | describe_device(device)
         results = [run_check(name, checks[name], subject) for name in options.checks]
     if graph := graph_facts(subject):
         facts["observed"] = subject.model.observed
@@ -89,24 +114,58 @@ def main(namespace: dict[str, Any]) -> int:
     record = {"schema_version": 1, "family": story.FAMILY, "architecture": story.ARCHITECTURE}
     record |= {"model_class": story.MODEL_CLASS, "checkpoint": story.CHECKPOINT}
     record |= {"script": {"name": script.name, "sha256": digest}, "device": facts}
-    record |= {"inference": "mock" if missing else "real", "missing": missing + absent()}
+    record |= {"inference": "mock" if mock else "real", "proof": proof}
+    record |= {"missing": missing + absent(story.REQUIRES)}
     known = options.weights in ("random", "pretrained")
     record |= {"weights": options.weights if known else "path", "size": options.size}
     record |= {"dtype": options.dtype, "seed": options.seed, "checks": results}
-    record |= {"measurements": measure(subject), "environment": environment()}
+    record |= {"measurements": measure(subject, real=not mock), "environment": environment()}
     record |= {"graph": graph}
     record |= {"started": started.isoformat(), "seconds": time.perf_counter() - clock}
     if options.bundle and not why_not:
         write_bundle(subject, record, options.bundle)
         print(f"python -m http.server --directory {options.bundle}  # then open the page it names")
         return 0
+    record["seal"] = seal(record)
     report(record)
     if options.json:
         temporary = options.json.with_name(f".{options.json.name}.{os.getpid()}")
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
         temporary.replace(options.json)  # so that no reader sees half a record
     failed = any(check["status"] in ("fail", "error") for check in results)
-    return 4 if away else 1 if failed else 3 if missing else 0
+    return 4 if away else 1 if failed else 3 if mock else 0
+
+
+def why_mock() -> str | None:
+    """Why nothing real can run here; None where torch computes, whatever else may be wrong."""
+    if missing := absent(REQUIRED):
+        return f"needs {', '.join(missing)}, not installed"
+    if isinstance(story.MISSING, ModuleNotFoundError):
+        return f"needs {story.MISSING.name}, not installed"
+    try:
+        prove_torch()
+    except Mocked as error:
+        return str(error)
+    except NameError:  # torch could not be imported, for a reason that MISSING says
+        return None
+    return None
+
+
+def banner(sign: str, word: str, color: int) -> str:
+    """`word` behind its sign where the console knows that, coloured where it is a terminal."""
+    try:
+        sign.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        sign = "*"
+    colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return f"\033[{color}m{sign} {word}\033[0m" if colored else f"{sign} {word}"
+
+
+def seal(record: dict[str, Any]) -> str:
+    """A hash of the script's and of all that the record says: what is edited later shows."""
+    said = {key: value for key, value in record.items() if key != "seal"}
+    text = json.dumps(said, sort_keys=True)
+    return hashlib.sha256(f"{record['script']['sha256']} {text}".encode()).hexdigest()
 
 
 def parse_arguments(description: str, checks: list[str]) -> argparse.Namespace:
@@ -129,6 +188,7 @@ def parse_arguments(description: str, checks: list[str]) -> argparse.Namespace:
     add("--browser", metavar="PATH", help="a Chromium, or http://HOST:PORT of one that runs")
     add("--ort-web", metavar="DIR", help="with the files of onnxruntime-web, for browsers")
     add("--bundle", type=Path, metavar="DIR", help="write a page for any browser there, and stop")
+    add("--require-real", action="store_true", help="a mock is an error (exit code 1)")
     add("--list", action="store_true", help="name the checks and stop")
     options = parser.parse_args()
     if options.bundle and not options.device:
@@ -159,8 +219,10 @@ def run_check(name: str, check: Callable[[Subject], None], subject: Subject) -> 
         status, reason = "skip", str(error)
     except Exception as error:
         status, reason = "error", f"{type(error).__name__}: {error}"
-        if isinstance(error, ImportError) and absent():
-            status, reason = "skip", f"needs {', '.join(absent())}, not installed"
+        packages = dict.fromkeys((*OPTIONAL, *story.REQUIRES))
+        named = [n for n in packages if n in story.REQUIRES or n in str(error).lower()]
+        if isinstance(error, ImportError) and (lacking := absent(tuple(named))):
+            status, reason = "skip", f"needs {', '.join(lacking)}, not installed"
     seconds = time.perf_counter() - start
     # Of all comparisons the one that failed, which is the last, or the one nearest to its bound.
     worst = max(MEASURED, key=lambda pair: pair[0] / (pair[1] or math.inf), default=(None, None))
@@ -181,10 +243,12 @@ def outcome(name: str, status: str, reason: str | None, *numbers: float | None) 
     return entry | dict(zip(("value", "bound", "seconds"), finite, strict=True))
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: Subject, real: bool) -> dict[str, Any]:
     """Seconds to load, of the first call, of five more; peak memory in bytes; parameters."""
     found: dict[str, Any] = {"load_seconds": None, "first_call_seconds": None}
     found |= {"latency_seconds": [], "peak_memory_bytes": None, "parameters": None}
+    if not real:
+        return found
     times, kind = [], subject.device.partition(":")[0]
     if runtime_of(subject.device) and not graph_facts(subject):  # no check could make a graph
         return found
@@ -217,32 +281,27 @@ def graph_facts(subject: Subject) -> dict[str, Any] | None:
     return model.facts() if isinstance(model, Graph) else None
 
 
-def absent() -> list[str]:
-    """The packages that some check of this family needs and that are not installed."""
-    return [name for name in story.REQUIRES if importlib.util.find_spec(name) is None]
-
-
 def environment() -> dict[str, Any]:
     """Versions and platform; None for a package that is not installed."""
-    packages: dict[str, str | None] = {}
-    for name in ("torch", "transformers", "numpy", "tokenizers", "safetensors", *story.REQUIRES):
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = None
-    threads = 0 if story.MISSING else torch.get_num_threads()
+    packages = tuple(dict.fromkeys((*REQUIRED, *story.REQUIRES, *OPTIONAL)))
+    threads = 0 if story.MISSING or why_mock() else torch.get_num_threads()
     facts = {"python": platform.python_version(), "platform": platform.platform()}
-    return facts | {"threads": threads, "packages": packages}
+    return facts | {"threads": threads, "packages": versions(packages)}
 
 
 def report(record: dict[str, Any]) -> None:
     """Print the sum, and what a bug report needs, to be pasted into it."""
     device, found, checks = record["device"], record["environment"], record["checks"]
     passed = sum(check["status"] == "pass" for check in checks)
-    versions = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+    there = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
+    lacking = ", ".join(name for name, version in found["packages"].items() if not version)
     print(f"{passed} of {len(checks)} checks passed in {record['seconds']:.1f} s")
     print("--- environment, for a bug report ---")
     print(f"{record['script']['name']} {record['script']['sha256']}, seed {record['seed']}")
     print(f"{record['model_class']}: {record['size']}, {record['weights']}, {record['dtype']}")
     print(f"{device['requested']}: {device['name']}, {device['driver']}, {device['features']}")
-    print(f"Python {found['python']}, {versions}, {found['platform']}, {found['threads']} threads")
+    if proof := record["proof"]:
+        ran = f"{proof['modules']} modules of {proof['class']} ran"
+        print(f"{ran}, {proof['origin']}: {proof['file']}, commit {proof['commit']}")
+    print(f"Python {found['python']}, {found['platform']}, {found['threads']} threads")
+    print(f"{there}; not installed: {lacking or 'none of those known'}")

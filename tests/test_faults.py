@@ -79,7 +79,7 @@ FAULTS = {
     ),
     "elsewhere": ("record['device']['observed'] = 'cuda'", "error", "checks passed on cuda", 0),
     "nowhere": ("record['device']['observed'] = None", "error", "checks passed on None", 0),
-    "pretends": ("record['run'] = {}", "error", "run: 'id' is a required property", 0),
+    "pretends": ("record['run'] = {}", "error", 'run: "id" is a required property', 0),
     "misspelt": ("record['sed'] = 0", "error", "did you mean 'seed'", 0),
     "not_finite": (
         "record['checks'][0]['value'] = float('nan')",
@@ -99,7 +99,7 @@ FAULTS = {
     "passes_but_3": ("code = 3", "error", "ended with exit code 3, but its record contradicts", 3),
     "passes_but_4": ("code = 4", "error", "ended with exit code 4, but its record contradicts", 4),
     "passes_but_9": ("code = 9", "error", "ended with exit code 9, but its record contradicts", 9),
-    "mock_passes": ("record['inference'] = 'mock'", "error", "'pass' should not be valid", 0),
+    "mock_passes": ("record['inference'] = 'mock'", "error", 'is not of type "null"', 0),
     "escape_codes": ("print('\\x1b[31mred'); sys.exit(0)", "error", "\n [31mred", 0),
     "out_of_memory": ("bytearray(3 * 2**30)", "error", "MemoryError", 1),
     "fork_bomb": (BOMB, "crash", "was killed because it had ", -9),
@@ -112,7 +112,7 @@ FAULTS = {
     "other_kind": (
         WRITE_BROKEN.format(text="[]", code=0),
         "error",
-        "[] is not of type 'object'",
+        '[] is not of type "object"',
         0,
     ),
     "deep_json": (WRITE_BROKEN.format(text="[" * 10**5, code=0), "error", "recursion depth", 0),

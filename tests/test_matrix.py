@@ -93,6 +93,7 @@ def test_what_is_expected_is_no_failure_and_an_unexpected_pass_is(
 
 def test_a_mock_is_no_success(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     mock = "record['inference'], record['missing'], code = 'mock', ['torch'], 3\n"
+    mock += "record['proof'], record['measurements']['latency_seconds'] = None, []\n"
     mock += "for c in checks: c |= {'status': 'mock', 'reason': 'torch is missing'}"
     place.script("alpha", edit=mock)
     assert place.matrix() == 1

@@ -58,7 +58,8 @@ def test_the_last_runs_tell_how_long_jobs_take(place: Place) -> None:
 
 def test_what_did_not_run_or_is_not_asked_for_tells_nothing(place: Place) -> None:
     mock = took("mocked", 1, check("forward", "mock"), exit_code=3)
-    mock |= {"inference": "mock", "missing": ["torch"]}
+    mock |= {"inference": "mock", "missing": ["torch"], "proof": None}
+    mock["measurements"] = {**mock["measurements"], "latency_seconds": []}
     place.write_run([mock, took("absent", 1, exit_code=4), took("alpha", 1), took("beta", 2)])
     assert learn(place.options("simulate")).seconds.keys() == {"alpha-cpu", "beta-cpu"}
     assert learn(place.options("simulate", "--family", "beta")).seconds.keys() == {"beta-cpu"}

@@ -68,6 +68,8 @@ def empty_record(
             "memory_bytes": None,
         },
         "inference": "real",
+        "proof": None,
+        "seal": "0" * 64,  # until it is written
         "missing": [],
         "weights": job["weights"],
         "size": job["size"],
@@ -120,7 +122,8 @@ def _contradiction(record: Record, checks: Sequence[str], exit_code: int) -> str
     device, real = record["device"], record["inference"] == "real"
     fits = {
         0: real and statuses <= {"pass", "skip"},
-        1: real and not statuses.isdisjoint({"fail", "error", "timeout", "crash"}),
+        1: (real or statuses == {"error"})
+        and not statuses.isdisjoint({"fail", "error", "timeout", "crash"}),
         3: not real and statuses == {"mock"},
         4: statuses == {"skip"} and device["observed"] is None,
     }

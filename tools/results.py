@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -125,6 +126,20 @@ class RunFacts(RunStatistics):
     log: str
 
 
+Proof = TypedDict(
+    "Proof",
+    {
+        "class": str,
+        "modules": int,
+        "executed": float,
+        "origin": Literal["installed", "source", "overlay"],
+        "file": str,
+        "commit": str | None,
+    },
+)
+"""What shows that the family's own model ran: how much of it, and where its code comes from."""
+
+
 class ScriptRecord(TypedDict):
     """A record as the script writes it."""
 
@@ -136,6 +151,8 @@ class ScriptRecord(TypedDict):
     script: Script
     device: Device
     inference: Literal["real", "mock"]
+    proof: Proof | None
+    seal: str
     missing: list[str]
     weights: str
     size: str
@@ -288,7 +305,12 @@ class ForeignRecord(ResultsError):
 
 
 def write(path: Path, document: Mapping[str, Any], schema: str) -> None:
-    """Write a valid `document` to `path`, all of it or nothing. Errors: ValueError if invalid."""
+    """Write a valid `document` to `path`, all of it or nothing; a record is sealed.
+
+    Errors: ValueError if invalid.
+    """
+    if schema == "result":
+        document = {**document, "seal": seal(document)}
     problem = _invalid(document, schema)
     if problem:
         raise ValueError(f"{path}: {problem}")
@@ -339,7 +361,20 @@ def read_benchmark(path: Path) -> dict[str, Any]:
 
 def read_record(path: Path) -> Record:
     """Read and validate a record. Errors: BrokenRecord."""
-    return cast(Record, _read(path, "result", BrokenRecord))
+    record = cast(Record, _read(path, "result", BrokenRecord))
+    if record["seal"] != seal(record):
+        raise BrokenRecord(path, "was changed after it was written: its seal is broken")
+    return record
+
+
+def seal(record: Mapping[str, Any]) -> str:
+    """What `record` is sealed with, as scripts do it: a hash of the script's and of all it says.
+
+    No signature: it shows what was edited, copied or left behind, not who has sealed it.
+    """
+    said = {key: value for key, value in record.items() if key != "seal"}
+    text = json.dumps(said, sort_keys=True)
+    return hashlib.sha256(f"{record['script']['sha256']} {text}".encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
