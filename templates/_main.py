@@ -41,10 +41,10 @@ from templates._proof import (
     Mocked,
     absent,
     prove,
-    prove_torch,
     shape_of,
     stand_in,
     versions,
+    why_mock,
 )
 from templates._subject import Subject
 
@@ -88,12 +88,7 @@ def main(namespace: dict[str, Any]) -> int:
         logging.disable_progress_bar()
         if options.bundle:
             subject.model.runtime = Saved
-        try:
-            proof = prove(subject)
-        except Mocked as error:
-            mock = str(error)
-        except Exception:
-            pass  # the checks will tell what the model raises
+        proof, mock = proven(subject)
     sign = ("⛔", "NOT THERE", 31) if away else ("🔷", "MOCK", 34) if mock else ("🚀", "REAL", 32)
     print(f"{banner(*sign)}  {story.MODEL_CLASS} on {device}")
     if why_not := away or mock or story.MISSING:
@@ -101,9 +96,7 @@ def main(namespace: dict[str, Any]) -> int:
         results = [outcome(name, status, str(why_not)) for name in options.checks]
         print(f"  {status}: {why_not}")
         if mock:
-            made = {name: stand_in(shape) for name, shape in story.OUTPUTS.items()}
-            assert {name: shape_of(value) for name, value in made.items()} == story.OUTPUTS
-            print(f"  stand-in: zeros in the shapes of {', '.join(made)[:60]}")
+            stand_in_runs()
     else:
         facts |= {} if options.bundle else {"observed": device} | describe_device(device)
         results = [run_check(name, checks[name], subject) for name in options.checks]
@@ -136,19 +129,21 @@ def main(namespace: dict[str, Any]) -> int:
     return 4 if away else 1 if failed else 3 if mock else 0
 
 
-def why_mock() -> str | None:
-    """Why nothing real can run here; None where torch computes, whatever else may be wrong."""
-    if missing := absent(REQUIRED):
-        return f"needs {', '.join(missing)}, not installed"
-    if isinstance(story.MISSING, ModuleNotFoundError):
-        return f"needs {story.MISSING.name}, not installed"
+def proven(subject: Subject) -> tuple[dict[str, Any] | None, str | None]:
+    """The proof that the model is real, or why it is a mock; neither where it does not run."""
     try:
-        prove_torch()
+        return prove(subject), None
     except Mocked as error:
-        return str(error)
-    except NameError:  # torch could not be imported, for a reason that MISSING says
-        return None
-    return None
+        return None, str(error)
+    except Exception:  # the checks will tell what the model raises
+        return None, None
+
+
+def stand_in_runs() -> None:
+    """Have a stand-in keep the contract of the outputs, and say so."""
+    made = {name: stand_in(shape) for name, shape in story.OUTPUTS.items()}
+    assert {name: shape_of(value) for name, value in made.items()} == story.OUTPUTS
+    print(f"  stand-in: {len(made)} outputs of zeros, in the shapes of the contract")
 
 
 def banner(sign: str, word: str, color: int) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -70,6 +70,19 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return (len(value), *shape_of(value[0])) if isinstance(value, list) else ()
 
 
+def why_mock() -> str | None:
+    """Why nothing real can run here; None where torch computes, whatever else may be wrong."""
+    if missing := absent(REQUIRED):
+        return f"needs {', '.join(missing)}, not installed"
+    if isinstance(story.MISSING, ModuleNotFoundError):
+        return f"needs {story.MISSING.name}, not installed"
+    try:
+        prove_torch()
+    except Mocked as error:
+        return str(error)
+    return None
+
+
 def prove_torch() -> None:
     """Have torch compute and differentiate a function whose values are known. Errors: Mocked."""
     known = (13.025156502484, 2.960782090188, -5.110727247710, 4.125957957554)
@@ -82,6 +95,8 @@ def prove_torch() -> None:
             type(a) is float and abs(a - b) < 1e-10 for a, b in zip(found, known, strict=True)
         )
         file = str(torch._C.__file__)
+    except NameError:  # it was not imported, for a reason that MISSING says
+        return
     except Exception as error:
         raise Mocked(f"torch computes nothing: {type(error).__name__}: {error}") from error
     if not right or not file.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)):
@@ -98,7 +113,7 @@ def prove(subject: Subject) -> dict[str, Any]:
     graph = runtime_of(subject.device)
     model = subject.reference if graph else subject.model
     package, made = Path(transformers.__file__ or ".").parent, type(model)
-    if not os.path.isdir(package / "models") or len(os.listdir(package / "models")) < 100:
+    if len([*package.glob("models/*")]) < 100:
         raise Mocked(f"transformers is not the real one: {package} has not its models")
     if not f"{made.__module__}.".startswith(f"transformers.models.{story.FAMILY}."):
         raise Mocked(f"the model is a {made.__module__}.{made.__qualname__}")
@@ -168,10 +183,9 @@ def origin(package: Path, file: Path) -> dict[str, str | None]:
         kind = "source"
     if kind != "installed":
         asked = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-        try:
-            commit = subprocess.run(asked, capture_output=True, text=True).stdout.strip() or None
-        except OSError:  # no Git here
-            pass
+        with contextlib.suppress(OSError):  # no Git here
+            said = subprocess.run(asked, check=False, capture_output=True, text=True).stdout
+            commit = said.strip() or None
     for note in (each / "direct_url.json" for each in installed):
         if note.exists():  # installed from a repository
             commit = json.loads(note.read_text()).get("vcs_info", {}).get("commit_id")
