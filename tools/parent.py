@@ -331,6 +331,8 @@ def _import(names: Iterable[str]) -> None:
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:  # torch makes a cache, and notes where
         os.environ["TMPDIR"] = tempfile.tempdir = folder
+        # OpenVINO tells its maker of each import, by a thread; without this it takes a stub.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         for name in names:
             with contextlib.suppress(ModuleNotFoundError):
                 importlib.import_module(name)
