@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tools_fixtures import Place, damage, gone, tell_pid, wait_for
 
-from tools import scripts, worker
+from tools import devices, plan, scripts, worker
 from tools.__main__ import main
 
 # A shell that runs the tests in the background makes them ignore SIGINT.
@@ -259,6 +259,14 @@ def test_beside_a_device_that_is_here_the_absent_one_is_recorded(
         ("cpu", "pass", "pass"),
         ("cuda:99", "skip", "skip"),
     ]
+
+
+def test_browsers_run_only_when_they_are_asked_for(place: Place) -> None:
+    place.script("alpha")
+    here = [devices.answer(device, None) for device in ("cpu", "openvino", "webgpu")]
+    planned = plan.start(place.options("matrix"), lambda _: here)
+    with planned.lock:
+        assert [job["device"] for job in planned.manifest["jobs"]] == ["cpu", "openvino"]
 
 
 def test_the_devices_of_this_machine_are_shown() -> None:
