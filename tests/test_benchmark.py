@@ -58,7 +58,7 @@ def test_the_interval_of_the_median_covers_it() -> None:
 
 def test_a_tiny_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SECONDS", 0.1)
-    record = run.measure(request(batch=3, length=20), 120, {})
+    record = run.measure(request(batch=3, length=20), 600, {})
     assert record["status"] in ("measured", "noisy")
     assert record["inputs"]["input_ids"] == [3, 20]
     assert record["latency"]["count"] >= run.CALLS
@@ -72,7 +72,7 @@ def test_a_tiny_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_does_not_fit_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SHARE", 1e-9)
     monkeypatch.setattr(run, "Child", None)  # to build one would fail
-    record = run.measure(request(), 120, {})
+    record = run.measure(request(), 600, {})
     assert record["status"] == "skip"
     assert "GB, " in record["reason"]
     assert "free" in record["reason"]
@@ -82,10 +82,10 @@ def test_a_child_that_dies_says_so(tmp_path: Path) -> None:
     script = tmp_path / "test_hf_x.py"
     script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     with pytest.raises(run.ChildFailed, match="exit code -11"):
-        run.Child(request(script=str(script)), 60)
+        run.Child(request(script=str(script)), 300)
     script.write_text("raise ValueError('no such thing')")
     with pytest.raises(run.ChildFailed, match="ValueError: no such thing"):
-        run.Child(request(script=str(script)), 60)
+        run.Child(request(script=str(script)), 300)
 
 
 def test_a_child_that_hangs_is_given_up(tmp_path: Path) -> None:
