@@ -39,6 +39,7 @@ from templates._subject import Subject
 OVERRIDES = ROOT / "generator" / "overrides"
 SECONDS = 300  # for one family
 MEMORY = 8 * 2**30  # bytes for one family
+TOGETHER = 25  # families are written at once: so many are lost where it is stopped
 
 # The auto mappings of transformers, the preferred head first, and the architecture each makes.
 HEADS = (
@@ -102,7 +103,8 @@ def main(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     preload()
-    failed, found = [], {}
+    failed: list[str] = []
+    found: dict[str, registry.Entry] = {}
     wanted = families or sorted(known)
     if refresh_only:
         work = apart(refresh, [*registry.select(known, wanted).items()])
@@ -113,6 +115,8 @@ def main(
             by = known[family].confirmed if family in known else {}  # what `crosscheck` found
             found[family] = replace(result, confirmed=by)
             print(f"{family}: {result.model_class}, {result.parameters} parameters", flush=True)
+            if len(found) % TOGETHER == 0:
+                registry.write(registry.read(directory) | found, directory)
         else:
             failed.append(family)
             print(f"{family}: {result}", file=sys.stderr, flush=True)
