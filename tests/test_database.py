@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from tools_fixtures import RUN_ID, Place, a_record, check, damage
 
-from tools import database
+from tools import database, publish
 from tools.__main__ import main
+from tools.reports.data import ReportError
 from tools.results import STATUSES
 
 NEWER = "20260102T120000Z-abcdef"
+REAL = [status for status in STATUSES if status != "mock"]
 
 
 @pytest.fixture
@@ -57,15 +60,35 @@ def test_each_table_says_what_the_files_say(place: Place) -> None:
     assert cells(place, columns) == [("fail", "unexpected", 1, 1, 2, text, 0.02, True)]
 
 
-@pytest.mark.parametrize("worse", range(len(STATUSES) - 1))
+@pytest.mark.parametrize("worse", range(len(REAL) - 1))
 def test_the_status_of_a_cell_is_the_worst_of_its_checks(place: Place, worse: int) -> None:
-    mock = {"mock"} & set(STATUSES[worse : worse + 2])
-    names = [status for status in STATUSES[worse:] if not (mock and status == "pass")]
-    checks = [check(f"check_{status}", status) for status in reversed(names)]
-    place.write_run([a_record("alpha", *checks, inference="mock" if mock else "real")])
+    checks = [check(f"check_{status}", status) for status in reversed(REAL[worse:])]
+    place.write_run([a_record("alpha", *checks)])
     assert ingest(place) == 0
-    expected = (STATUSES[worse], f"check_{STATUSES[worse]} ends with {STATUSES[worse]}")
+    expected = (REAL[worse], f"check_{REAL[worse]} ends with {REAL[worse]}")
     assert cells(place, "status, first_reason") == [expected]
+
+
+def test_a_mock_is_no_verdict_and_displaces_none(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mock = a_record("beta", check("forward", "mock"), inference="mock", missing=["torch"])
+    place.write_run([a_record("alpha")])
+    later = a_record("alpha", check("forward", "mock"), inference="mock", missing=["torch"])
+    place.write_run([later, mock], run_id="20260102T120000Z-abcdef")
+    assert ingest(place) == 0
+    assert "2 runs, 1 records, 2 mocks" in capsys.readouterr().out
+    assert place.query("SELECT family FROM records") == [("alpha",)]
+    assert place.query("SELECT DISTINCT family FROM checks") == [("alpha",)]
+    columns = "family, status, verdict, passed, total, inference, latency_median"
+    assert cells(place, columns) == [
+        ("alpha", "pass", "pass", 1, 1, "real", 0.02),
+        ("beta", "mock", "mock", 0, 0, "mock", None),
+    ]
+    with pytest.raises(ReportError, match=r"1 cells are mocks \(beta on cpu\).* nothing is publ"):
+        publish.main(place.options("publish"))
+    with pytest.raises(duckdb.Error), duckdb.connect(place.database) as writable:
+        writable.execute("UPDATE checks SET status = 'mock'")
 
 
 def test_expectations_are_beside_the_checks(place: Place) -> None:

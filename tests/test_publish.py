@@ -141,6 +141,10 @@ def command(root: Path, database: Path) -> list[str]:
 def test_the_command_publishes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = full_results(root / "made")
     ingest(made.folder, made.database)
+    assert main(command(root, made.database)) == 1
+    assert "1 cells are mocks (llava on cpu)" in capsys.readouterr().err
+    made.run("20991231T000000Z-abcdef", {"llava": checks()})  # where torch is installed
+    ingest(made.folder, made.database)
     assert main(command(root, made.database)) == 0
     assert "13 cells on cpu, cuda; 10 files changed" in capsys.readouterr().out
     assert main(command(root, made.database)) == 0

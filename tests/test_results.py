@@ -140,7 +140,8 @@ def test_statuses_are_the_same_in_types_schemas_and_sql() -> None:
     sql = (database.SQL / "status.sql").read_text()
     assert set(schema["$defs"]["check"]["properties"]["status"]["enum"]) == set(results.STATUSES)
     assert set(footer["properties"]["counts"]["propertyNames"]["enum"]) == set(results.STATUSES)
-    assert re.findall(r"'(\w+)'", sql) == [*reversed(results.STATUSES)]
+    real = [status for status in reversed(results.STATUSES) if status != "mock"]
+    assert re.findall(r"'(\w+)'", sql) == real  # a mock cannot stand among verdicts
 
 
 def test_a_whole_run_is_complete(place: Place) -> None:

@@ -112,6 +112,11 @@ def _flags() -> argparse.ArgumentParser:
     )
     what.add_argument("--seed", type=int, help="of weights and inputs; default: the script's own")
     what.add_argument(
+        "--mock",
+        action="store_true",
+        help="hide torch and transformers: every script ends as a mock, which tests the pipeline",
+    )
+    what.add_argument(
         "--resume", nargs="?", const="", metavar="RUN_ID", help="go on with this or the last run"
     )
     what.add_argument(

@@ -26,7 +26,7 @@ from tools.results import BrokenManifest, Lock, Record, ResultsError, Run
 from tools.usage import CannotWrite
 
 SQL = Path(__file__).parent / "sql"
-TABLES = ("runs", "jobs", "records", "checks", "problems")
+TABLES = ("runs", "jobs", "records", "checks", "mocks", "problems")
 DERIVED = ("cells", "open_checks")
 
 
@@ -91,8 +91,8 @@ def main(options: argparse.Namespace) -> int:
     found = ingest(options.results, options.database, known)
     for problem in found.problems:
         print(problem)
-    runs, records = len(found.rows["runs"]), len(found.rows["records"])
-    print(f"{options.database}: {runs} runs, {records} records, {len(found.problems)} problems")
+    counts = [f"{len(found.rows[table])} {table}" for table in ("runs", "records", "mocks")]
+    print(f"{options.database}: {', '.join(counts)}, {len(found.problems)} problems")
     return 1 if found.problems else 0
 
 
@@ -110,6 +110,11 @@ def _collect(path: Path, known: Sequence[Expectation], found: Ingested) -> None:
         rows["runs"].append(_run_row(run))
         rows["jobs"] += _job_rows(run)
         for name, record in run.records.items():
+            if record["inference"] == "mock":
+                reason = record["checks"][0]["reason"]
+                cell = _cell(path.name, record)
+                rows["mocks"].append({**cell, "missing": record["missing"], "reason": reason})
+                continue
             judgements = expectations.judge(record, known)
             verdict = expectations.verdict(record, judgements)
             rows["records"].append(_record_row(path.name, name, record, verdict))

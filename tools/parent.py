@@ -19,6 +19,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import io
 import json
 import os
 import resource
@@ -48,6 +49,9 @@ WARM = (
     "pytest",
 )
 """What nearly every script imports sooner or later; what is not installed is left out."""
+
+BARE = ("argparse", "difflib", "http.server", "numpy", "pytest", "unittest")
+"""The same where torch is hidden."""
 
 PROCESSES = 100  # of one script; one that starts more is taken for a fork bomb
 LOOK_SECONDS = 0.25  # between two looks at the number of processes
@@ -249,6 +253,10 @@ def run_script(script: str, arguments: list[str], threads: int) -> int:
     """In a child: run `script` as the Python that was started for it; gives back its exit code."""
     gc.enable()
     tempfile.tempdir = None
+    for name, number in (("stdout", 1), ("stderr", 2)):  # those of the parent are of another file
+        old, raw = getattr(sys, name), open(number, "wb", 0, closefd=False)  # noqa: SIM115
+        new = io.TextIOWrapper(raw, encoding=old.encoding, errors=old.errors, write_through=True)
+        setattr(sys, name, new)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(threads)  # before any operator: the parent had none
     if numpy := sys.modules.get("numpy"):

@@ -34,7 +34,7 @@ from tools.usage import CannotWrite, NoDevice, NothingChanged, UsageError, plain
 
 DEFAULTS = {"weights": "random", "size": "tiny", "dtype": "float32"}
 SELECTION = (
-    "family", "changed", "device", "weights", "size", "dtype", "checks", "seed", "shard"
+    "family", "changed", "device", "weights", "size", "dtype", "checks", "seed", "shard", "mock"
 )  # fmt: skip
 PACKAGES = ("torch", "transformers", "numpy")
 
@@ -74,7 +74,7 @@ def start(options: argparse.Namespace, probe: Probe = devices.probe) -> Plan:
     path = None if weights in kinds else str(Path(weights).resolve())
     if path and not Path(path).is_dir():
         raise UsageError(f"--weights: {unknown('kind of weights or folder', weights, kinds)}")
-    chosen = choose_devices(options.device, probe)
+    chosen = choose_devices(options.device or (["cpu"] if options.mock else []), probe)
     jobs: list[Job] = [
         {
             **facts,
@@ -87,6 +87,8 @@ def start(options: argparse.Namespace, probe: Probe = devices.probe) -> Plan:
         for facts in map(_facts, families.values())
     ]
     part: PartsOfARun = {}
+    if options.mock:
+        part["mock"] = True
     if options.shard:
         seconds = schedule.published_seconds(options.output / "compatibility_reports")
         jobs, part["shard"] = _shard(jobs, options, seconds)
@@ -150,7 +152,7 @@ def resume(options: argparse.Namespace, probe: Probe = devices.probe) -> Plan:
 
     Errors: UsageError, NoDevice.
     """
-    given = [f"--{flag}" for flag in SELECTION if getattr(options, flag) not in (None, [])]
+    given = [f"--{flag}" for flag in SELECTION if getattr(options, flag) not in (None, [], False)]
     if given:
         raise UsageError(f"--resume goes on with what the run was asked; leave out {given[0]}")
     runs = {path.parent.name: path.parent for path in options.results.glob("*/manifest.json")}

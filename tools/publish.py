@@ -14,8 +14,8 @@ from pathlib import Path
 from tools.benchmark import report as benchmarks
 from tools.dashboard import page as dashboard
 from tools.dashboard.page import Dashboard
-from tools.reports import advice
-from tools.reports.data import ReportError, load_matrix
+from tools.reports import advice, form
+from tools.reports.data import Matrix, ReportError, load_matrix
 from tools.reports.heatmap import render_heatmap
 from tools.reports.markdown import (
     MARKER,
@@ -39,6 +39,7 @@ def main(options: argparse.Namespace) -> int:
     The reports of benchmarks are left as they are where nothing has been measured.
     """
     matrix = load_matrix(options.database)
+    _refuse_mocks(matrix)
     shown = dashboard.load(options.database, matrix, options.scripts, options.prices)
     try:
         changed = publish(shown, options.output, options.scripts)
@@ -52,6 +53,19 @@ def main(options: argparse.Namespace) -> int:
     print(f"{options.output / PAGE}, {options.output / REPORTS}")
     print(f"{len(matrix.cells)} cells on {columns}; {len(changed)} files changed")
     return 0
+
+
+def _refuse_mocks(matrix: Matrix) -> None:
+    """Errors: ReportError where a cell has nothing but what a stand-in said."""
+    mocks = [cell for cell in matrix.cells.values() if cell.outcome.key == "mock"]
+    if mocks:
+        names = ", ".join(f"{cell.family} on {cell.column.device}" for cell in mocks[:3])
+        families = ",".join(sorted({cell.family for cell in mocks}))
+        raise ReportError(
+            f"{len(mocks)} cells are mocks ({names}{', …' if len(mocks) > 3 else ''}): a stand-in "
+            f"is no verdict, so nothing is published; where torch and transformers are, run "
+            f"`python -m tools matrix --family {form.shorten(families, 200)}`"
+        )
 
 
 def publish(shown: Dashboard, output: Path, scripts: Path) -> list[Path]:

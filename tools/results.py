@@ -202,10 +202,11 @@ class Shard(TypedDict):
 
 
 class PartsOfARun(TypedDict, total=False):
-    """What only manifests have whose run was divided among machines."""
+    """What only manifests of special runs have: divided among machines, or of mocks."""
 
     shard: Shard  # this run is one part
     shards: list[str]  # this run was put together from those with these names
+    mock: bool  # torch and transformers were hidden, to test the pipeline
 
 
 class Manifest(PartsOfARun):

@@ -20,7 +20,7 @@ import psutil
 from tools import browsers, devices
 from tools.adopt import adopt, empty_record
 from tools.expectations import SCRIPT_CHECK
-from tools.parent import WARM
+from tools.parent import BARE, WARM
 from tools.processes import KILLED, Call, Ended, Limits, NoParent, Processes, Runner
 from tools.results import Check, Job, Record, Retry
 from tools.schedule import Room
@@ -45,6 +45,7 @@ class Settings:
     memory: int | None = None  # bytes for each script; None: an equal share
     offline: bool = True
     modules: Sequence[str] = ()  # what a warm parent imports besides the usual ones
+    mock: bool = False  # torch and transformers are hidden
 
     @property
     def warm(self) -> bool:
@@ -203,8 +204,11 @@ class Worker:
             self._browsers.stop()
 
     def _start(self, runner: Runner) -> Processes:
-        modules = [*WARM, *self.settings.modules]
-        return Processes(runner, self._limits, environment(self.settings.offline), modules)
+        shared, modules = environment(self.settings.offline), [*WARM, *self.settings.modules]
+        if self.settings.mock:
+            shared |= {"MOCK_TORCH": "1", "MOCK_TRANSFORMERS": "1"}
+            modules = [*BARE]
+        return Processes(runner, self._limits, shared, modules)
 
     def _attempt(
         self, task: Task, logs: Path, attempt: int, *, alone: bool

@@ -1,11 +1,13 @@
--- One row per cell, from the newest run that asked for it with all its checks.
+-- One row per cell, from the newest run that asked for it with all its checks. A mock, which has no
+-- record here, is named only where there is nothing real.
 CREATE TABLE cells AS -- not a view: with a long history that would take seconds at each question
 WITH newest AS (
-    SELECT jobs.*, runs.complete
+    SELECT jobs.*, runs.complete, mocks.reason AS mock
     FROM jobs JOIN runs USING (run_id)
+    LEFT JOIN mocks USING (run_id, family, device, weights, size, dtype)
     WHERE NOT runs.partial
     QUALIFY row_number() OVER (
-        PARTITION BY family, device, weights, size, dtype ORDER BY run_id DESC
+        PARTITION BY family, device, weights, size, dtype ORDER BY mock IS NOT NULL, run_id DESC
     ) = 1
 ),
 counted AS (
@@ -30,13 +32,13 @@ SELECT
     coalesce(records.architecture, newest.architecture) AS architecture,
     coalesce(records.model_class, newest.model_class) AS model_class,
     newest.run_id,
-    coalesce(records.status::VARCHAR, 'not run') AS status,
-    coalesce(records.verdict, 'not run') AS verdict,
+    coalesce(records.status::VARCHAR, if(mock IS NULL, 'not run', 'mock')) AS status,
+    coalesce(records.verdict, if(mock IS NULL, 'not run', 'mock')) AS verdict,
     coalesce(passed, 0) AS passed,
     coalesce(failed, 0) AS failed,
     coalesce(total, 0) AS total,
-    coalesce(first_reason, problems.problem, newest.not_run) AS first_reason,
-    records.inference,
+    coalesce(first_reason, mock, problems.problem, newest.not_run) AS first_reason,
+    coalesce(records.inference, if(mock IS NULL, NULL, 'mock')) AS inference,
     records.device_name,
     records.software,
     list_aggregate(records.latency_seconds, 'median') AS latency_median,
