@@ -59,7 +59,7 @@ def test_the_record_says_what_ran(converted: Subject) -> None:
     assert facts["operators"]["CPU"] > 50
     assert (facts["precision"], facts["elsewhere"], facts["left_out"]) == ("f32", [], [])
     assert facts["convert_seconds"] > 0 < facts["compile_seconds"]
-    measured = _main.measure(converted)
+    measured = _main.measure(converted, real=True)
     assert measured["load_seconds"] == facts["convert_seconds"] + facts["compile_seconds"]
     assert len(measured["latency_seconds"]) == 5
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_made_a_graph_is_said_once(monkeypatch: pytest.MonkeyPatc
     assert said[0]["reason"] == "RuntimeError: no such operator"
     assert said[1]["reason"] == said[2]["reason"] == "the model could not be made a graph"
     assert _main.graph_facts(subject) is None
-    assert _main.measure(subject)["latency_seconds"] == []
+    assert _main.measure(subject, real=True)["latency_seconds"] == []
 
 
 def test_reasons_name_no_folder_of_the_machine() -> None:
