@@ -544,7 +544,7 @@ def fp32_outputs(subject: Subject) -> list[str]:
     try:
         with torch.no_grad():
             outputs = flatten(half.call(half.model, subject.inputs))
-    except RuntimeError:  # the check of bf16 shows it
+    except (AttributeError, RuntimeError):  # the check of bf16 shows it
         return []
     return [name for name, value in outputs.items() if value.dtype == torch.float32]
 
