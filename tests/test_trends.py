@@ -54,7 +54,7 @@ def test_a_slow_drift_is_one_change() -> None:
     values[20:] *= np.exp(np.linspace(0, np.log(1.3), 80))
     [drift] = find_steps(values)
     assert drift.kind == "drift"
-    assert drift.ratio == pytest.approx(1.3, abs=0.08)
+    assert 1.2 < drift.ratio < 1.3, "from its first level to its last"
 
 
 def test_too_few_runs_tell_nothing() -> None:

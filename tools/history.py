@@ -298,12 +298,12 @@ def _memory(value: float) -> str:
 def main(options: argparse.Namespace) -> int:
     """`python -m tools history`: 0; 1 with `--fail-on-regression` where something got worse."""
     if options.tag or options.prune is not None:
+        known = expectations.load(options.expectations, options.scripts)
         if options.tag:
             tag(options.results, options.tag, options.run)
         if options.prune is not None:
             for name in prune(options.results, options.database, options.prune):
                 print(f"deleted {options.results / name}")
-        known = expectations.load(options.expectations, options.scripts)
         database.ingest(options.results, options.database, known)
     if not options.database.is_file():
         raise ReportError(f"{options.database}: there is no database: run `nox -s matrix` first")

@@ -31,7 +31,7 @@ PRIOR = 10  # runs that what is known of the noise of a device's other families 
 class Step:
     """A change at the run `at` (its position in the series) from `before` to `after`.
 
-    A drift has no single such run: `at` is the middle of it.
+    A drift has no single such run: `at` is the middle of it, between its first and last level.
     """
 
     at: int
@@ -121,8 +121,8 @@ def _as_drift(group: list[Step], logs: Values, edges: Sequence[int]) -> list[Ste
     levels = sum(np.square(each - each.mean()).sum() for each in np.split(part, inner))
     if line > levels * 1.5:  # a line has two parameters, the levels have more
         return group
-    first, last = np.exp(start), np.exp(start + slope * (end - begin - 1))
-    return [Step((begin + end) // 2, float(first), float(last), "drift")]
+    middle = (group[0].at + group[-1].at) // 2
+    return [Step(middle, group[0].before, group[-1].after, "drift")]
 
 
 def _without_outliers(logs: Values, sigma: float) -> Values:

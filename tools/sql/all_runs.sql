@@ -17,13 +17,9 @@ FROM runs
 LEFT JOIN (
     SELECT
         run_id,
-        list_sort(list_distinct(flatten(list(devices)))) AS devices,
-        map_from_entries(list((verdict, number) ORDER BY verdict)) AS verdicts
-    FROM (
-        SELECT run_id, verdict, list(DISTINCT device) AS devices, count(*) AS number
-        FROM records
-        GROUP BY ALL
-    )
+        list_sort(list(DISTINCT device)) AS devices,
+        histogram(verdict) AS verdicts
+    FROM records
     GROUP BY run_id
 ) AS found USING (run_id)
 ORDER BY run_id
