@@ -40,6 +40,7 @@ COMMANDS = {
     "benchmark": ("tools.benchmark.run", "measure models of full size: latency, memory, tokens"),
     "upgrade": ("tools.upgrade", "take the newest release of a package into constraints.txt"),
     "simulate": ("tools.simulate", "replay recorded runs on other numbers of machines"),
+    "reduce": ("tools.reduce", "write a short script that shows one failing check"),
     "compare": ("tools.compare", "run the scripts under two releases of a package"),
     "bench_runner": ("tools.bench_runner", "compare the ways to run scripts on this machine"),
 }
