@@ -163,7 +163,7 @@ def reduced(script: Path, check: str, exact: bool, wanted: Failure) -> str:
     own = definitions(tree)
     wanted_constants = ("ATTENTIONS", "MODEL_CLASS", "OPTIONS", "SEED")
     constants: dict[str, Any] = {
-        name: ast.literal_eval(getattr(own[name], "value", None))
+        name: ast.literal_eval(ast.unparse(own[name]).partition(" = ")[2])
         for name in wanted_constants
         if name in own
     }
