@@ -140,7 +140,7 @@ def test_what_cannot_be_made_a_graph_is_said_once(monkeypatch: pytest.MonkeyPatc
 
 def test_reasons_name_no_folder_of_the_machine() -> None:
     """The export tells which line of a model it cannot trace, by its whole path."""
-    reason = 'File "/home/me/env/lib/python3.12/site-packages/transformers/models/x/modeling_x.py"'
+    reason = 'File "/opt/env/lib/python3.12/site-packages/transformers/models/x/modeling_x.py"'
     entry = _main.outcome("forward", "error", reason)
     assert entry["reason"] == 'File "transformers/models/x/modeling_x.py"'
 

@@ -1,4 +1,4 @@
-"""The process that holds one model and times it: `python child.py REQUEST` (JSON).
+"""The process that holds one model and times it: `python child.py [--predict] REQUEST` (JSON).
 
 It answers commands on standard input, each a line of JSON, with a line of JSON: so two of them can
 take turns. It needs nothing but torch and the script, so any environment's Python can run it. What
@@ -270,8 +270,54 @@ def forget_peak() -> int:
     return peak
 
 
+def predict(request: dict[str, Any]) -> dict[str, Any]:
+    """Bytes of weights, of the most that is alive in a forward pass, and of building it.
+
+    Found before anything is built: on torch's meta device, which has shapes but no values, by
+    torch's memory tracker.
+
+    `run` is None where the model looks at values while it runs: on the meta device there are none.
+    """
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    script = load_script(Path(request["script"]))
+    model_class = getattr(script, script.MODEL_CLASS)
+    if request.get("depth"):
+        cut_layers(script, request["depth"])
+    config_class = getattr(script, model_class.config_class.__name__)
+    config = config_class() if request["size"] == "full" else script.build_config()
+    inputs = sized(script, config, request)
+    kind = getattr(torch, request["dtype"])
+    found: dict[str, Any] = {"run": None, "error": None}
+    with torch.device("meta"):
+        model = model_class(config).eval()
+    built = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    model.to(kind)
+    weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    placed = {
+        name: value.to("meta", kind if value.is_floating_point() else None)
+        for name, value in inputs.items()
+        if not (name.endswith("mask") and bool(value.all()))  # models would look whether it is
+    }
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # as the tracker's hooks want it
+    tracker = MemTracker()
+    tracker.track_external(model, *placed.values())
+    try:
+        with torch.no_grad(), tracker:
+            model(**placed, **script.OPTIONS)
+        snapshot = tracker.get_tracker_snapshot("peak")
+        found["run"] = sum(int(kinds["Total"]) for kinds in snapshot.values())
+    except Exception as error:  # it looks at values, or an operator has no meta kernel
+        found["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return {"weights": weights, "build": max(built, weights), **found}
+
+
 def main() -> int:
-    """Answer commands until there are no more."""
+    """Answer commands until there are no more; or, with `--predict`, what the model needs."""
+    if sys.argv[1] == "--predict":
+        print(json.dumps(predict(json.loads(sys.argv[2]))))
+        return 0
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:

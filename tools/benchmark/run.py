@@ -210,8 +210,8 @@ def described(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def predict(request: dict[str, Any], timeout: float) -> dict[str, Any] | None:
-    """What `memory.py` says that the model needs, in bytes; None where it cannot be built so."""
-    command = [sys.executable, str(HERE / "memory.py"), json.dumps(request)]
+    """What the child says that the model needs, in bytes; None where it cannot be built so."""
+    command = [sys.executable, str(HERE / "child.py"), "--predict", json.dumps(request)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
