@@ -187,7 +187,7 @@ def compare(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test the generator, the tools and the templates [-- pytest's arguments]."""
-    run(session, "-m", "pytest", *(session.posargs or ["-n", "2", "tests"]))
+    run(session, "-m", "pytest", *(session.posargs or ["-n", "2", "-m", "not slow", "tests"]))
 
 
 @nox.session

@@ -86,6 +86,7 @@ class Templates:
         behind = {name for unit in machinery for name in unit.names}
         for name in sorted(behind & {name for unit in story for name in needed_names(unit.source)}):
             raise template.error(f"{name} is needed to define the story, but stands behind it")
+        imports |= {("os", None), ("sys", None)}  # for HIDE
         standard = {i for i in imports if i[0].partition(".")[0] in sys.stdlib_module_names}
         head = [header(template, entry), *import_lines(standard), "\n"]
         for unit in story:

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def why_mock() -> str | None:
     if missing := absent(REQUIRED):
         return f"needs {', '.join(missing)}, not installed"
     if isinstance(story.MISSING, ModuleNotFoundError):
-        return f"needs {story.MISSING.name}, not installed"
+        return f"needs {story.MISSING.name or story.MISSING}, not installed"
     try:
         prove_torch()
     except Mocked as error:
@@ -110,6 +111,8 @@ def prove(subject: Subject) -> dict[str, Any]:
     its weights. Errors: Mocked; and whatever the model raises, which the checks will tell.
     """
     prove_torch()
+    if not isinstance(transformers, types.ModuleType):
+        raise Mocked(f"transformers is a {type(transformers).__name__}")
     graph = runtime_of(subject.device)
     model = subject.reference if graph else subject.model
     package, made = Path(transformers.__file__ or ".").parent, type(model)
