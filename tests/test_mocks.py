@@ -84,7 +84,7 @@ SABOTAGE = {
     """,
     "outputs that depend on no weight": """
         import torch; from transformers import BertForMaskedLM
-        text = "def forward(self, input_ids=None, **_): return {'logits': input_ids[..., None] * 1.0}"
+        text = "def forward(self, input_ids=None, **_): return {'logits': input_ids[..., None]}"
         code = compile(text, sys.modules[BertForMaskedLM.__module__].__file__, "exec")
         space = {}; exec(code, space); BertForMaskedLM.forward = space["forward"]
     """,
