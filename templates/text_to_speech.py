@@ -60,6 +60,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
+    "SWITCHES": "switches",
     "OPTIONS": "options",
     "INSENSITIVE": "insensitive",
     "NO_GRADIENT": "no_gradient",
@@ -96,6 +97,7 @@ OUTPUTS = {
     "waveform": (2, 1216),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
+SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
