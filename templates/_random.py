@@ -179,7 +179,8 @@ def set_weights(model: torch.nn.Module, seed: int) -> None:
 def settle(model: torch.nn.Module, run: Callable[[Any], object]) -> None:
     """Give the batch norms of `model` the statistics of what they read in `run(a copy of it)`.
 
-    With others the signal of a deep CNN fades beside its biases, and no input would matter.
+    With others the signal of a deep CNN fades beside its biases, and no input would matter. A channel
+    that hardly varies counts as one that does: what is divided by next to nothing is rounding.
     """
 
     def has_statistics(module: torch.nn.Module) -> bool:  # frozen norms are of classes of their own
@@ -187,8 +188,9 @@ def settle(model: torch.nn.Module, run: Callable[[Any], object]) -> None:
 
     def measure(module: Any, read: tuple[torch.Tensor, ...]) -> None:
         axes = [axis for axis in range(read[0].ndim) if axis != 1]
-        module.running_mean.copy_(read[0].mean(axes))
-        module.running_var.copy_(read[0].var(axes, correction=0))
+        mean, variance = read[0].mean(axes), read[0].var(axes, correction=0)
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(2 * variance + mean.square() + variance.mean())
 
     if any(map(has_statistics, model.modules())):
         probe = copy.deepcopy(model)
