@@ -464,8 +464,8 @@ def set_weights(model: torch.nn.Module, seed: int) -> None:
 def settle(model: torch.nn.Module, run: Callable[[Any], object]) -> None:
     """Give the batch norms of `model` the statistics of what they read in `run(a copy of it)`.
 
-    With others the signal of a deep CNN fades beside its biases, and no input would matter. A channel
-    that hardly varies counts as one that does: what is divided by next to nothing is rounding.
+    With others the signal of a deep CNN fades beside its biases, and no input would matter. What
+    hardly varies counts as varying more: divided by next to nothing it would be rounding.
     """
 
     def has_statistics(module: torch.nn.Module) -> bool:  # frozen norms are of classes of their own

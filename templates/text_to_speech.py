@@ -79,37 +79,44 @@ ATTENTIONS = ()  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
-    "spectrogram": (2, 152, 18),
+    "spectrogram": (2, 166, 18),
     "encoder_last_hidden_state": (2, 12, 32),
     "encoder_hidden_states.0": (2, 12, 32),
     "encoder_hidden_states.1": (2, 12, 32),
     "encoder_hidden_states.2": (2, 12, 32),
     "encoder_attentions.0": (2, 4, 12, 12),
     "encoder_attentions.1": (2, 4, 12, 12),
-    "decoder_hidden_states.0": (2, 152, 32),
-    "decoder_hidden_states.1": (2, 152, 32),
-    "decoder_hidden_states.2": (2, 152, 32),
-    "decoder_attentions.0": (2, 2, 152, 152),
-    "decoder_attentions.1": (2, 2, 152, 152),
+    "decoder_hidden_states.0": (2, 166, 32),
+    "decoder_hidden_states.1": (2, 166, 32),
+    "decoder_hidden_states.2": (2, 166, 32),
+    "decoder_attentions.0": (2, 2, 166, 166),
+    "decoder_attentions.1": (2, 2, 166, 166),
     "duration_outputs": (2, 12),
     "pitch_outputs": (2, 12, 1),
     "energy_outputs": (2, 12, 1),
-    "waveform": (2, 1216),
+    "waveform": (2, 1328),
 }
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
-SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
+SWITCHES: dict[str, bool] = {
+    "model_config.convolution_bias": False,
+    "model_config.use_macaron_style_in_conformer": False,
+    "vocoder_config.normalize_before": False,
+}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
     "model.duration_predictor.*": "durations are rounded, which passes no gradient"
 }  # parameters -> why they have none
 GOLDEN = {
-    "spectrogram": (1.186398785, 0.5192447593, -1.431663457),
-    "encoder_last_hidden_state": (1.034256142, 1.377040682, -0.7141272427),
-    "duration_outputs": (9.12186019, 3.105304027, 3.198251223),
-    "pitch_outputs": (0.9065593137, 0.2329187533, -0.3030311578),
-    "energy_outputs": (0.3223425108, -0.9592092841, 0.004306585964),
-    "waveform": (0.6245724077, 0.8234330527, -1.054925647),
+    "spectrogram": (1.190953486, 0.7633972633, -2.032047296),
+    "encoder_last_hidden_state": (1.022841599, 1.596989339, -0.4921261917),
+    "duration_outputs": (10.15915023, 2.465815519, 5.979781378),
+    "pitch_outputs": (0.9022494638, -0.07207649077, -0.5394712612),
+    "energy_outputs": (0.3448619437, -0.4452212546, 0.2974874625),
+    "waveform": (0.6759896571, 0.8070467179, -1.174799741),
+    "model_config.convolution_bias": (1.109785416, -1.973713841, -0.9764595879),
+    "model_config.use_macaron_style_in_conformer": (1.063577228, 0.2860373225, -1.696221846),
+    "vocoder_config.normalize_before": (1.169010389, 0.9096627068, -2.14103996),
 }
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from templates._browser import BROWSERS, find_browser
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 HERE = Path(__file__).parent
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,11 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("error"), append=False)
 
 
-def find_chromium() -> str | None:
-    """Path of the Chromium of this machine."""
-    return next((path for name in CHROMIUM if (path := shutil.which(name))), None)
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A real Chromium, the same for all tests: those who change it make a context of their own.
@@ -36,9 +31,9 @@ def browser() -> Iterator[Browser]:
     WebGPU is switched on, which without a GPU is SwiftShader. Where there is no Chromium the tests
     are skipped, except in CI, where that would hide them.
     """
-    executable = find_chromium()
+    executable = find_browser()
     if executable is None:
-        told = f"there is no {', '.join(CHROMIUM)} in PATH"
+        told = f"there is no {', '.join(BROWSERS)} in PATH"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(told)
     from playwright.sync_api import sync_playwright
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import find_chromium
 
+from templates._browser import find_browser
 from tools import browsers, bundles, results
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ SABOTAGE = {
 @pytest.fixture(scope="session")
 def needed() -> None:
     """What browsers need is here; in CI it has to be."""
-    if find_chromium() is None or not browsers.ORT_WEB.exists():
+    if find_browser() is None or not browsers.ORT_WEB.exists():
         told = "no Chromium or no onnxruntime-web: make browsers"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(told)
 
@@ -119,7 +119,7 @@ def test_other_weights_in_the_browser_are_seen(records: dict[str, Any]) -> None:
 
 
 def test_devices_says_what_the_browser_has_and_why_not(needed: None) -> None:
-    done = tools("devices", "--json", "--device", "webgpu,webnn", "--browser", find_chromium())
+    done = tools("devices", "--json", "--device", "webgpu,webnn", "--browser", find_browser())
     webgpu, webnn = json.loads(done.stdout)
     assert webgpu["why_not"] is None, webgpu
     assert webgpu["features"]

@@ -106,7 +106,7 @@ FAULTS = {
     "other_json": (
         WRITE_BROKEN.format(text='{"name": "x"}', code=0),
         "error",
-        "'name' was unexpected",
+        '"schema_version" is a required property',
         0,
     ),
     "other_kind": (

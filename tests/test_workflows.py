@@ -51,7 +51,7 @@ def sessions(script: str) -> Iterator[tuple[list[str], list[str]]]:
     for line in script.splitlines():
         call = re.search(r"\bnox -s (.+?)(?: #.*| \|.*)?$", line)
         if call:
-            text = re.sub(r'"?\$([A-Z]+)"?', lambda found: VALUES[found[1]], call[1])
+            text = re.sub(r"\$([A-Z]+)", lambda found: VALUES[found[1]], call[1])
             words = shlex.split(text)
             end = words.index("--") if "--" in words else len(words)
             yield words[:end], words[end + 1 :]

@@ -60,8 +60,10 @@ class Child:
         )
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._errors: list[str] = []
-        for target in (self._read_answers, self._read_errors):
-            threading.Thread(target=target, daemon=True).start()
+        reading = (self._read_answers, self._read_errors)
+        self._readers = [threading.Thread(target=target, daemon=True) for target in reading]
+        for reader in self._readers:
+            reader.start()
         try:
             self.facts = self._answer()
         except ChildFailed:
@@ -80,6 +82,12 @@ class Child:
         """End the process, whatever it does."""
         self.process.kill()
         self.process.wait()
+        for reader in self._readers:  # what the process had open is closed, so they end
+            reader.join()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with contextlib.suppress(BrokenPipeError):  # what was still to be sent
+                if pipe:
+                    pipe.close()
 
     def __enter__(self) -> Child:
         return self
