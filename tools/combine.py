@@ -42,17 +42,18 @@ def read(folders: Sequence[Path]) -> list[list[Run]]:
     Errors: UsageError where a run has not all its parts, each once.
     """
     found: dict[str, Run] = {}
+    done: set[str] = set()  # parts that have been put together already
     for path in (path for folder in folders for path in _run_folders(folder)):
         try:
             run = results.read_run(path)
         except BrokenManifest as error:
             raise UsageError(f"combine: {error}") from error
+        done.update(run.manifest.get("shards", ()))
         if "shard" in run.manifest:
             found[run.folder.name] = run
     if not found:
         where = ", ".join(map(str, folders))
         raise UsageError(f"combine: no part of a run in {where}; `matrix --shard 1/2` makes one")
-    done = {name for run in _runs(folders) for name in run.get("shards", ())}
     left = sorted(
         (run for name, run in found.items() if name not in done), key=lambda r: _shard(r)["index"]
     )
@@ -153,8 +154,3 @@ def _run_folders(folder: Path) -> Iterator[Path]:
         raise UsageError(f"combine: there is no folder {folder}")
     for manifest in sorted(folder.rglob("manifest.json")):
         yield manifest.parent
-
-
-def _runs(folders: Sequence[Path]) -> Iterator[Manifest]:
-    for path in (path for folder in folders for path in _run_folders(folder)):
-        yield results.read_manifest(path)
