@@ -212,6 +212,23 @@ def seed_generators(seed: int, device: str | torch.device) -> None:
         getattr(backend, "manual_seed_all", backend.manual_seed)(seed)
 
 
+def pretrained(model_class: Any, weights: str) -> Any:
+    """The model of a checkpoint in fp32: the family's, from hub or cache, or that of a folder.
+
+    Errors: ValueError where it lacks weights of the class, which would be random then.
+    """
+    where = story.CHECKPOINT if weights == "pretrained" else weights
+    options = {"dtype": torch.float32, "output_loading_info": True}
+    model, found = model_class.from_pretrained(where, **options)
+    if missing := sorted(found["missing_keys"]):
+        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise ValueError(
+            f"{where} lacks {len(missing)} weights of {model_class.__name__} ({names}): "
+            "they would be random"
+        )
+    return model
+
+
 def in_fp64(model: Any) -> Any:
     """`model` in fp64."""
     if story.EXPERTS:  # the default implementation has no fp64

@@ -30,7 +30,7 @@ from templates._checks import test_attention_parity, test_batch_invariance, test
 from templates._compare import Tensors, assert_agree, assert_loss, first, row_of
 from templates._main import main, subject
 from templates._random import normals, ragged_mask, set_weights
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -126,8 +126,7 @@ def build_config() -> Wav2Vec2Config:
 def build_model(weights: str, size: str, seed: int) -> Wav2Vec2ForCTC:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return Wav2Vec2ForCTC.from_pretrained(where)
+        return pretrained(Wav2Vec2ForCTC, weights)
     model = Wav2Vec2ForCTC(Wav2Vec2Config() if size == "full" else build_config())
     set_weights(model, seed)
     return model

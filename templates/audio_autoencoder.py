@@ -30,7 +30,7 @@ from templates._checks import test_attention_parity, test_batch_invariance
 from templates._compare import Tensors, assert_agree, flatten
 from templates._main import main, subject
 from templates._random import normals, set_weights
-from templates._subject import Subject, placed
+from templates._subject import Subject, placed, pretrained
 
 try:
     import torch
@@ -98,8 +98,7 @@ def build_config() -> VibeVoiceAcousticTokenizerConfig:
 def build_model(weights: str, size: str, seed: int) -> VibeVoiceAcousticTokenizerModel:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return VibeVoiceAcousticTokenizerModel.from_pretrained(where)
+        return pretrained(VibeVoiceAcousticTokenizerModel, weights)
     model = VibeVoiceAcousticTokenizerModel(
         VibeVoiceAcousticTokenizerConfig() if size == "full" else build_config()
     )

@@ -31,7 +31,7 @@ from templates._checks import test_attention_parity, test_causality, test_paddin
 from templates._compare import Tensors, assert_agree, assert_loss, row_of
 from templates._main import main, subject
 from templates._random import normals, ragged_mask, set_weights, token_ids, with_placeholders
-from templates._subject import Subject, generate
+from templates._subject import Subject, generate, pretrained
 
 try:
     import torch
@@ -131,8 +131,7 @@ def build_config() -> AudioFlamingo3Config:
 def build_model(weights: str, size: str, seed: int) -> AudioFlamingo3ForConditionalGeneration:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return AudioFlamingo3ForConditionalGeneration.from_pretrained(where)
+        return pretrained(AudioFlamingo3ForConditionalGeneration, weights)
     model = AudioFlamingo3ForConditionalGeneration(
         AudioFlamingo3Config() if size == "full" else build_config()
     )

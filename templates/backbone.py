@@ -30,7 +30,7 @@ from templates._checks import test_attention_parity, test_batch_invariance
 from templates._compare import Tensors
 from templates._main import main, subject
 from templates._random import normals, set_weights
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -110,8 +110,7 @@ def build_config() -> PixioConfig:
 def build_model(weights: str, size: str, seed: int) -> PixioModel:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return PixioModel.from_pretrained(where)
+        return pretrained(PixioModel, weights)
     model = PixioModel(PixioConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -31,7 +31,7 @@ from templates._basics import (
 from templates._compare import Tensors, assert_agree, flatten, row_of
 from templates._main import main, subject
 from templates._random import normals, set_weights
-from templates._subject import Subject, placed
+from templates._subject import Subject, placed, pretrained
 
 try:
     import torch
@@ -107,8 +107,7 @@ def build_config() -> EncodecConfig:
 def build_model(weights: str, size: str, seed: int) -> EncodecModel:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return EncodecModel.from_pretrained(where)
+        return pretrained(EncodecModel, weights)
     model = EncodecModel(EncodecConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -37,7 +37,7 @@ from templates._random import (
     token_ids,
     with_placeholders,
 )
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -166,8 +166,7 @@ def build_config() -> CsmConfig:
 def build_model(weights: str, size: str, seed: int) -> CsmForConditionalGeneration:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return CsmForConditionalGeneration.from_pretrained(where)
+        return pretrained(CsmForConditionalGeneration, weights)
     model = CsmForConditionalGeneration(CsmConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -31,7 +31,7 @@ from templates._compare import Tensors, assert_loss
 from templates._detection import CLASSES, detect, matched
 from templates._main import main, subject
 from templates._random import normals, ragged_pixels, set_weights
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -138,8 +138,7 @@ def build_config() -> DetrConfig:
 def build_model(weights: str, size: str, seed: int) -> DetrForObjectDetection:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return DetrForObjectDetection.from_pretrained(where)
+        return pretrained(DetrForObjectDetection, weights)
     model = DetrForObjectDetection(DetrConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

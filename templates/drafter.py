@@ -30,7 +30,7 @@ from templates._checks import test_attention_parity, test_batch_invariance
 from templates._compare import Tensors, assert_agree
 from templates._main import main, subject
 from templates._random import normals, ragged_mask, set_weights, with_placeholders
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -106,8 +106,7 @@ def build_config() -> MuseGlimmerAssistantConfig:
 def build_model(weights: str, size: str, seed: int) -> MuseGlimmerAssistantModel:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return MuseGlimmerAssistantModel.from_pretrained(where)
+        return pretrained(MuseGlimmerAssistantModel, weights)
     model = MuseGlimmerAssistantModel(
         MuseGlimmerAssistantConfig() if size == "full" else build_config()
     )

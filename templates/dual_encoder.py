@@ -30,7 +30,7 @@ from templates._checks import test_attention_parity, test_padding_invariance
 from templates._compare import Tensors, assert_agree, assert_loss, row_of
 from templates._main import main, subject
 from templates._random import ended, normals, ragged_mask, set_weights, token_ids
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -141,8 +141,7 @@ def build_config() -> CLIPConfig:
 def build_model(weights: str, size: str, seed: int) -> CLIPModel:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return CLIPModel.from_pretrained(where)
+        return pretrained(CLIPModel, weights)
     model = CLIPModel(CLIPConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

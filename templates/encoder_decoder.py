@@ -39,7 +39,7 @@ from templates._compare import Tensors, flatten
 from templates._main import main, subject
 from templates._random import ragged_mask, set_weights, token_ids
 from templates._seq2seq import test_cache, test_generate, test_loss
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -143,8 +143,7 @@ def build_config() -> BartConfig:
 def build_model(weights: str, size: str, seed: int) -> BartForConditionalGeneration:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return BartForConditionalGeneration.from_pretrained(where)
+        return pretrained(BartForConditionalGeneration, weights)
     model = BartForConditionalGeneration(BartConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

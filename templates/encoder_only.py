@@ -37,7 +37,7 @@ from templates._checks import (
 from templates._compare import Tensors, assert_loss, flatten
 from templates._main import main, subject
 from templates._random import ragged_mask, set_weights, token_ids
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -131,8 +131,7 @@ def build_config() -> BertConfig:
 def build_model(weights: str, size: str, seed: int) -> BertForMaskedLM:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return BertForMaskedLM.from_pretrained(where)
+        return pretrained(BertForMaskedLM, weights)
     model = BertForMaskedLM(BertConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -31,7 +31,7 @@ from templates._compare import Tensors, assert_loss
 from templates._detection import CLASSES, detect, focal_cost, matched
 from templates._main import main, subject
 from templates._random import normals, ragged_pixels, set_weights
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -144,8 +144,7 @@ def build_config() -> DeformableDetrConfig:
 def build_model(weights: str, size: str, seed: int) -> DeformableDetrForObjectDetection:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return DeformableDetrForObjectDetection.from_pretrained(where)
+        return pretrained(DeformableDetrForObjectDetection, weights)
     model = DeformableDetrForObjectDetection(
         DeformableDetrConfig() if size == "full" else build_config()
     )

@@ -34,6 +34,7 @@ from templates._checks import (
 from templates._compare import Tensors
 from templates._main import main, subject
 from templates._random import ended, normals, ragged_mask, set_weights, token_ids
+from templates._subject import pretrained
 
 try:
     from transformers import (
@@ -151,8 +152,7 @@ def build_config() -> OwlViTConfig:
 def build_model(weights: str, size: str, seed: int) -> OwlViTForObjectDetection:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return OwlViTForObjectDetection.from_pretrained(where)
+        return pretrained(OwlViTForObjectDetection, weights)
     model = OwlViTForObjectDetection(OwlViTConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -30,7 +30,7 @@ from templates._checks import test_attention_parity, test_batch_invariance
 from templates._compare import Tensors
 from templates._main import main, subject
 from templates._random import set_weights, shifted_pairs
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -124,8 +124,7 @@ def build_config() -> SuperGlueConfig:
 def build_model(weights: str, size: str, seed: int) -> SuperGlueForKeypointMatching:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return SuperGlueForKeypointMatching.from_pretrained(where)
+        return pretrained(SuperGlueForKeypointMatching, weights)
     model = SuperGlueForKeypointMatching(SuperGlueConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -30,7 +30,7 @@ from templates._checks import test_attention_parity, test_batch_invariance
 from templates._compare import Tensors
 from templates._main import main, subject
 from templates._random import boxes, normals, numbers, set_weights
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -146,8 +146,7 @@ def build_config() -> SamConfig:
 def build_model(weights: str, size: str, seed: int) -> SamModel:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return SamModel.from_pretrained(where)
+        return pretrained(SamModel, weights)
     model = SamModel(SamConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

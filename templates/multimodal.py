@@ -44,7 +44,7 @@ from templates._random import (
     token_ids,
     with_placeholders,
 )
-from templates._subject import Subject, generate
+from templates._subject import Subject, generate, pretrained
 
 try:
     import torch
@@ -168,8 +168,7 @@ def build_config() -> Qwen2_5OmniThinkerConfig:
 def build_model(weights: str, size: str, seed: int) -> Qwen2_5OmniThinkerForConditionalGeneration:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(where)
+        return pretrained(Qwen2_5OmniThinkerForConditionalGeneration, weights)
     model = Qwen2_5OmniThinkerForConditionalGeneration(
         Qwen2_5OmniThinkerConfig() if size == "full" else build_config()
     )

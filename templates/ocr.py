@@ -33,6 +33,7 @@ from templates._checks import (
 from templates._compare import Tensors
 from templates._main import main, subject
 from templates._random import normals, set_weights
+from templates._subject import pretrained
 
 try:
     from transformers import (
@@ -125,8 +126,7 @@ def build_config() -> PPOCRV5MobileRecConfig:
 def build_model(weights: str, size: str, seed: int) -> PPOCRV5MobileRecForTextRecognition:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return PPOCRV5MobileRecForTextRecognition.from_pretrained(where)
+        return pretrained(PPOCRV5MobileRecForTextRecognition, weights)
     model = PPOCRV5MobileRecForTextRecognition(
         PPOCRV5MobileRecConfig() if size == "full" else build_config()
     )

@@ -29,7 +29,7 @@ from templates._basics import (
 from templates._compare import Tensors, assert_agree, assert_loss, row_of
 from templates._main import main, subject
 from templates._random import normals, observed_mask, set_weights, token_ids
-from templates._subject import Subject, placed
+from templates._subject import Subject, placed, pretrained
 
 try:
     import torch
@@ -134,8 +134,7 @@ def build_config() -> TimeSeriesTransformerConfig:
 def build_model(weights: str, size: str, seed: int) -> TimeSeriesTransformerForPrediction:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return TimeSeriesTransformerForPrediction.from_pretrained(where)
+        return pretrained(TimeSeriesTransformerForPrediction, weights)
     model = TimeSeriesTransformerForPrediction(
         TimeSeriesTransformerConfig() if size == "full" else build_config()
     )

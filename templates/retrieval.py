@@ -34,7 +34,7 @@ from templates._checks import (
 from templates._compare import Tensors, note
 from templates._main import main, subject
 from templates._random import normals, ragged_mask, set_weights, token_ids, with_placeholders
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     from transformers import (
@@ -142,8 +142,7 @@ def build_config() -> ColPaliConfig:
 def build_model(weights: str, size: str, seed: int) -> ColPaliForRetrieval:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return ColPaliForRetrieval.from_pretrained(where)
+        return pretrained(ColPaliForRetrieval, weights)
     model = ColPaliForRetrieval(ColPaliConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -38,7 +38,7 @@ from templates._checks import (
 from templates._compare import Tensors, assert_agree, assert_loss, flatten
 from templates._main import main, subject
 from templates._random import ragged_mask, set_weights, token_ids
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -114,8 +114,7 @@ def build_config() -> MambaConfig:
 def build_model(weights: str, size: str, seed: int) -> MambaForCausalLM:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return MambaForCausalLM.from_pretrained(where)
+        return pretrained(MambaForCausalLM, weights)
     model = MambaForCausalLM(MambaConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -30,7 +30,7 @@ from templates._checks import test_attention_parity
 from templates._compare import Tensors, assert_agree, assert_loss, flatten, row_of
 from templates._main import main, subject
 from templates._random import normals, ragged_mask, set_weights, token_ids
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -157,8 +157,7 @@ def build_config() -> FastSpeech2ConformerWithHifiGanConfig:
 def build_model(weights: str, size: str, seed: int) -> FastSpeech2ConformerWithHifiGan:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return FastSpeech2ConformerWithHifiGan.from_pretrained(where)
+        return pretrained(FastSpeech2ConformerWithHifiGan, weights)
     config = FastSpeech2ConformerWithHifiGanConfig() if size == "full" else build_config()
     model = FastSpeech2ConformerWithHifiGan(config)
     set_weights(model, seed)

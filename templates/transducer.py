@@ -30,7 +30,7 @@ from templates._checks import test_attention_parity, test_batch_invariance, test
 from templates._compare import Tensors, assert_agree, assert_loss, first, row_of
 from templates._main import main, subject
 from templates._random import normals, ragged_mask, set_weights, token_ids, zeros
-from templates._subject import Subject, placed
+from templates._subject import Subject, placed, pretrained
 
 try:
     import torch
@@ -128,8 +128,7 @@ def build_config() -> NemotronAsrStreamingConfig:
 def build_model(weights: str, size: str, seed: int) -> NemotronAsrStreamingForRNNT:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return NemotronAsrStreamingForRNNT.from_pretrained(where)
+        return pretrained(NemotronAsrStreamingForRNNT, weights)
     model = NemotronAsrStreamingForRNNT(
         NemotronAsrStreamingConfig() if size == "full" else build_config()
     )

@@ -30,7 +30,7 @@ from templates._checks import test_attention_parity, test_batch_invariance
 from templates._compare import Tensors
 from templates._main import main, subject
 from templates._random import normals, set_weights
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -120,8 +120,7 @@ def build_config() -> EomtConfig:
 def build_model(weights: str, size: str, seed: int) -> EomtForUniversalSegmentation:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return EomtForUniversalSegmentation.from_pretrained(where)
+        return pretrained(EomtForUniversalSegmentation, weights)
     model = EomtForUniversalSegmentation(EomtConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

@@ -37,7 +37,7 @@ from templates._compare import Tensors, flatten
 from templates._main import main, subject
 from templates._random import placed_patches, ragged_mask, set_weights, token_ids
 from templates._seq2seq import test_cache, test_generate, test_loss
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -141,8 +141,7 @@ def build_config() -> Pix2StructConfig:
 def build_model(weights: str, size: str, seed: int) -> Pix2StructForConditionalGeneration:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return Pix2StructForConditionalGeneration.from_pretrained(where)
+        return pretrained(Pix2StructForConditionalGeneration, weights)
     model = Pix2StructForConditionalGeneration(
         Pix2StructConfig() if size == "full" else build_config()
     )

@@ -37,7 +37,7 @@ from templates._checks import (
 from templates._compare import Tensors, assert_agree, assert_loss, flatten, row_of
 from templates._main import main, subject
 from templates._random import normals, ragged_mask, set_weights, token_ids, with_placeholders
-from templates._subject import Subject, generate
+from templates._subject import Subject, generate, pretrained
 
 try:
     import torch
@@ -147,8 +147,7 @@ def build_config() -> LlavaConfig:
 def build_model(weights: str, size: str, seed: int) -> LlavaForConditionalGeneration:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return LlavaForConditionalGeneration.from_pretrained(where)
+        return pretrained(LlavaForConditionalGeneration, weights)
     model = LlavaForConditionalGeneration(LlavaConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model

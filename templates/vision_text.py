@@ -37,7 +37,7 @@ from templates._checks import (
 from templates._compare import Tensors, assert_loss
 from templates._main import main, subject
 from templates._random import normals, ragged_mask, set_weights, token_ids
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -136,8 +136,7 @@ def build_config() -> LayoutLMv3Config:
 def build_model(weights: str, size: str, seed: int) -> LayoutLMv3ForTokenClassification:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return LayoutLMv3ForTokenClassification.from_pretrained(where)
+        return pretrained(LayoutLMv3ForTokenClassification, weights)
     model = LayoutLMv3ForTokenClassification(
         LayoutLMv3Config() if size == "full" else build_config()
     )

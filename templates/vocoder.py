@@ -30,7 +30,7 @@ from templates._checks import test_batch_invariance
 from templates._compare import Tensors
 from templates._main import main, subject
 from templates._random import normals, set_weights
-from templates._subject import Subject
+from templates._subject import Subject, pretrained
 
 try:
     import torch
@@ -96,8 +96,7 @@ def build_config() -> UnivNetConfig:
 def build_model(weights: str, size: str, seed: int) -> UnivNetModel:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return UnivNetModel.from_pretrained(where)
+        return pretrained(UnivNetModel, weights)
     model = UnivNetModel(UnivNetConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model
