@@ -159,6 +159,17 @@ def dual_inputs(candidate: Candidate) -> dict[str, Tree]:
     return {"input_ids": ids, "attention_mask": mask(LENGTHS), "pixel_values": pixels}
 
 
+def class_prompt_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Images, for each a task and the names of two classes, which end in the end token."""
+    end = reach(candidate.config, "eos_token_id")
+    inputs = {"pixel_values": values(2, *image(candidate))}
+    for name, lengths in (("classes", [5, 4, 3, 5]), ("tasks", [9, 7])):
+        ids = tokens(candidate, max(lengths)) | {"shape": [len(lengths), max(lengths)]}
+        ended = {"kind": "ended", "of": ids, "token": end, "lengths": lengths}
+        inputs |= {f"{name}_input_ids": ended, f"{name}_attention_mask": mask(lengths)}
+    return inputs | {"classes_structure": {"kind": "numbers", "values": [2, 2]}}
+
+
 def vision_text_inputs(candidate: Candidate) -> dict[str, Tree]:
     """A text with an image beside it, or with placeholders for what the encoder sees of it."""
     if placeholder(candidate, "image"):
@@ -441,6 +452,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "dual_encoder": dual_inputs,
     "sigmoid_dual_encoder": dual_inputs,
     "grounding": dual_inputs,
+    "prompted_grounding": class_prompt_inputs,
     "vision_text": vision_text_inputs,
     "vision_language": vision_language_inputs,
     "retrieval": vision_language_inputs,

@@ -50,6 +50,8 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "hidden_context",
     "mutual",
     "round_trip",
+    "memory",
+    "forgetting",
     "gradients",
     "loss",
     "heads",

@@ -90,7 +90,12 @@ def row_of(tensors: Tensors, row: int) -> Tensors:
 
 
 def row_like(batch: torch.Tensor, alone: torch.Tensor, row: int) -> torch.Tensor:
-    """Row `row` of `batch`, along the axis that is half as long in `alone`, which has one row."""
+    """Row `row` of `batch`, along the axis that is half as long in `alone`, which has one row.
+
+    All of `batch` where it is as large with one row, as points of a grid are.
+    """
+    if batch.shape == alone.shape:
+        return batch
     halved = [n == 2 * m for n, m in zip(batch.shape, alone.shape, strict=False)]
     axis = halved.index(True) if True in halved else 0
     return batch.movedim(axis, 0).chunk(2)[row].movedim(0, axis)
