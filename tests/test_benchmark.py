@@ -217,3 +217,10 @@ def test_two_attentions_are_compared_in_turn(
     monkeypatch.setattr(vs, "BLOCK_SECONDS", 0.01)
     assert main(["benchmark", *TINY, "--vs", "attention=eager"]) == 0
     assert "bert: attention eager takes " in capsys.readouterr().out
+
+
+def test_an_edited_record_is_refused(records: Path) -> None:
+    path = records / "20260101T120000Z" / "0.json"
+    path.write_text(path.read_text("utf-8").replace('"median": 0.1', '"median": 0.05'), "utf-8")
+    with pytest.raises(ReportError, match="its seal is broken"):
+        report.load(records)

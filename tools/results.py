@@ -310,7 +310,7 @@ def write(path: Path, document: Mapping[str, Any], schema: str) -> None:
 
     Errors: ValueError if invalid.
     """
-    if schema == "result":
+    if schema in ("result", "benchmark"):
         document = {**document, "seal": seal(document)}
     problem = _invalid(document, schema)
     if problem:
@@ -357,15 +357,21 @@ class Lock:
 
 def read_benchmark(path: Path) -> dict[str, Any]:
     """Read and validate the record of a benchmark. Errors: BrokenRecord."""
-    return cast("dict[str, Any]", _read(path, "benchmark", BrokenRecord))
+    record = cast("dict[str, Any]", _read(path, "benchmark", BrokenRecord))
+    _check_seal(path, record)
+    return record
 
 
 def read_record(path: Path) -> Record:
     """Read and validate a record. Errors: BrokenRecord."""
     record = cast(Record, _read(path, "result", BrokenRecord))
+    _check_seal(path, record)
+    return record
+
+
+def _check_seal(path: Path, record: Mapping[str, Any]) -> None:
     if record["seal"] != seal(record):
         raise BrokenRecord(path, "was changed after it was written: its seal is broken")
-    return record
 
 
 def seal(record: Mapping[str, Any]) -> str:
@@ -375,7 +381,8 @@ def seal(record: Mapping[str, Any]) -> str:
     """
     said = {key: value for key, value in record.items() if key != "seal"}
     text = json.dumps(said, sort_keys=True)
-    return hashlib.sha256(f"{record['script']['sha256']} {text}".encode()).hexdigest()
+    script = record.get("script_sha256") or record["script"]["sha256"]
+    return hashlib.sha256(f"{script} {text}".encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:

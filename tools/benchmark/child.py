@@ -8,6 +8,7 @@ the model prints goes to standard error.
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 LAYERS = (  # what configurations call the number of layers of a stack
     "num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers",
@@ -53,8 +55,13 @@ class Model:
         request, script = self.request, self.script
         if request.get("depth"):
             cut_layers(script, request["depth"])
-        model = script.build_model(request["weights"], request["size"], request["seed"]).eval()
-        self.config = model.config
+        if request["weights"] == "random":
+            model = script.build_model("random", request["size"], request["seed"])
+        else:
+            made = checkpoint_config(script, request["weights"]).architectures[0]
+            model = script.pretrained(getattr(transformers, made), request["weights"])
+        prove_origin(script, model.eval())
+        self.config, self.model_class = model.config, type(model).__name__
         if request.get("attention"):
             model.set_attn_implementation(request["attention"])
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -86,6 +93,8 @@ class Model:
         runtime = getattr(self.model, "first", None) if self.is_graph else None
         tensors = [*self.model.parameters()] + ([] if self.is_graph else [*self.model.buffers()])
         return {
+            "model_class": self.model_class,
+            "revision": self.revision(),
             "load_seconds": self.load_seconds,
             "first_call_seconds": self.first_call_seconds,
             "parameters": self.parameters,
@@ -98,6 +107,14 @@ class Model:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }
+
+    def revision(self) -> str | None:
+        """The commit of the checkpoint, where it comes from the hub's cache."""
+        if self.request["weights"] == "random":
+            return None
+        place = where(self.script, self.request["weights"])
+        file = Path(transformers.utils.cached_file(place, "config.json"))
+        return file.parent.name if file.parent.parent.name == "snapshots" else None
 
     def time(self, seconds: float, calls: int) -> list[float]:
         """Seconds of each of at least `calls` calls that take at least `seconds` in all."""
@@ -132,6 +149,17 @@ class Model:
             self.model.generate(**inputs, **exact)
         self.synchronize()
         return time.perf_counter() - start
+
+    def pipeline(self) -> dict[str, Any]:
+        """How the pipeline of the checkpoint does: see `pipelines.check`."""
+        if self.is_graph:
+            why = "pipelines take no graphs"
+            return {"task": None, "status": "skip", "reason": why, "output": None}
+        pipelines = importlib.import_module("pipelines")  # beside this file
+        found: dict[str, Any] = pipelines.check(
+            self.model, where(self.script, self.request["weights"])
+        )
+        return found
 
     def flops(self) -> int | None:
         """Floating point operations of a forward pass as torch counts them; None for graphs."""
@@ -186,6 +214,32 @@ def load_script(path: Path) -> Any:
     sys.modules["script"] = module
     specification.loader.exec_module(module)
     return module
+
+
+def where(script: Any, weights: str) -> str:
+    """The checkpoint that `--weights` names: the family's own, or a folder. Errors: ValueError."""
+    if weights == "pretrained" and not script.CHECKPOINT:
+        raise ValueError(f"transformers names no checkpoint of {script.FAMILY}: --weights PATH")
+    return script.CHECKPOINT if weights == "pretrained" else weights
+
+
+def checkpoint_config(script: Any, weights: str) -> Any:
+    """The configuration of a checkpoint, which names a class of the family. Errors: ValueError."""
+    place = where(script, weights)
+    config = transformers.AutoConfig.from_pretrained(place)
+    names = config.architectures or []
+    made = getattr(transformers, names[0], None) if names else None
+    if f".{script.FAMILY}." not in getattr(made, "__module__", ""):
+        said = f"holds a {names[0]}" if names else "does not say of which class it is"
+        raise ValueError(f"{place} {said}, no model of {script.FAMILY}")
+    return config
+
+
+def prove_origin(script: Any, model: Any) -> None:
+    """Refuse a stand-in: all code of the model is that of torch and transformers."""
+    script.prove_torch()
+    for module in model.modules():
+        script.prove_code(module, Path(transformers.__file__).parent)
 
 
 def sized(script: Any, config: Any, request: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -284,8 +338,13 @@ def predict(request: dict[str, Any]) -> dict[str, Any]:
     model_class = getattr(script, script.MODEL_CLASS)
     if request.get("depth"):
         cut_layers(script, request["depth"])
-    config_class = getattr(script, model_class.config_class.__name__)
-    config = config_class() if request["size"] == "full" else script.build_config()
+    if request["weights"] != "random":
+        config = checkpoint_config(script, request["weights"])
+        model_class = getattr(transformers, config.architectures[0])
+    elif request["size"] == "full":
+        config = getattr(script, model_class.config_class.__name__)()
+    else:
+        config = script.build_config()
     inputs = sized(script, config, request)
     kind = getattr(torch, request["dtype"])
     found: dict[str, Any] = {"run": None, "error": None}

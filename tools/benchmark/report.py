@@ -149,7 +149,7 @@ def facts(record: Record) -> Iterable[tuple[str, str]]:
     yield "status", record["status"] + (f": {record['reason']}" if record["reason"] else "")
     for noise in record["noise"]:
         yield "noise", noise
-    yield "weights", f"{record['weights']}, {record['size']} size"
+    yield from of_weights(record)
     if shapes := record.get("inputs"):
         yield "inputs", ", ".join(f"{n} {'×'.join(map(str, s))}" for n, s in shapes.items())
     if latency := record.get("latency"):
@@ -178,6 +178,15 @@ def facts(record: Record) -> Iterable[tuple[str, str]]:
     yield "measured", f"{record['started']} with {versions}"
     if device := record.get("device_facts"):
         yield "on", f"{device.get('name')}, {record['threads']} threads"
+
+
+def of_weights(record: Record) -> Iterable[tuple[str, str]]:
+    """What a record says of its weights, and of what they give in a pipeline."""
+    revision = f", revision {record['revision']}" if record["revision"] else ""
+    yield "weights", f"{record['weights']}, {record['size']} size{revision}"
+    if piped := record["pipeline"]:
+        why = f": {piped['reason']}" if piped["reason"] else f", gives {piped['output']}"
+        yield f"pipeline {piped['task']}", piped["status"] + why
 
 
 def table(records: Sequence[Record]) -> str:

@@ -49,13 +49,14 @@ class Child:
         self, request: dict[str, Any], timeout: float, python: str = sys.executable
     ) -> None:
         threads = str(request.get("threads") or psutil.cpu_count(logical=False) or 1)
+        offline = {"HF_HUB_OFFLINE": "1"} if request["weights"] != "pretrained" else {}
         self.timeout = timeout
         self.process = subprocess.Popen(
             [python, str(HERE / "child.py"), json.dumps(request)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": threads, **offline},
             text=True,
         )
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -190,6 +191,9 @@ def measure(
             record |= observe(child, request, rooflines)
     except ChildFailed as error:
         return {**record, "status": "error", "reason": str(error)}
+    piped = record["pipeline"]
+    if piped and piped["status"] == "fail":  # what is wrong has no speed
+        return {**record, "status": "error", "reason": f"{piped['task']}: {piped['reason']}"}
     return {**record, "status": "noisy" if record["noise"] else "measured"}
 
 
@@ -209,6 +213,8 @@ def described(request: dict[str, Any]) -> dict[str, Any]:
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **{key: request[key] for key in ("device", "dtype", "size", "batch", "length", "seed")},
         "weights": weights if weights in kinds else "path",
+        "revision": None,
+        "pipeline": None,
         "host": platform.node(),
         "versions": plan.versions(),
         "status": "measured",
@@ -244,6 +250,8 @@ def observe(
     found = {**facts, "latency": latency, "warm_up_calls": len(warm), "noise": noise}
     found["throughput_per_second"] = request["batch"] / latency["median"]
     found["memory"] = child.ask("memory")
+    if request["weights"] != "random":
+        found["pipeline"] = child.ask("pipeline")
     if facts["generates"]:
         with contextlib.suppress(ChildFailed):  # a model that cannot generate from these inputs
             child.ask("generate", tokens=2)
@@ -351,7 +359,9 @@ def told(record: dict[str, Any]) -> str:
         latency = record["latency"]
         low, middle, high = (form.duration(latency[key]) for key in ("low", "median", "high"))
         more = f" ({'; '.join(record['noise'])})" if record["noise"] else ""
-        return f"{status}, {middle} [{low}, {high}]{more}"
+        piped = record["pipeline"]
+        told = f", pipeline {piped['task']}: {piped['status']}" if piped else ""
+        return f"{status}, {middle} [{low}, {high}]{told}{more}"
     if status == "extrapolated":
         return f"extrapolated, {form.duration(record['extrapolated']['latency_seconds'])}"
     return f"{status}: {record['reason']}"
