@@ -313,6 +313,28 @@ def plus(first: Any, second: Any) -> Any:
     return first + second
 
 
+def crop_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """For each row an image as three crops, one of all and two of its halves, and a text."""
+    vision, features = "config.vision_config", 12
+    width = features + WIDTH
+    spans: Tree = {"kind": "with_placeholders", "starts": [1], "count": features}
+    types: Tree = {"of": {"kind": "zeros", "shape": [2, width]}, "token": 1}
+    pixels = f"{vision}.num_channels * {vision}.patch_size ** 2"
+    return {
+        "input_ids": spans | {"of": tokens(candidate, width), "token": "config.image_patch_id"},
+        "attention_mask": mask([features + length for length in LENGTHS]),
+        "mm_token_type_ids": spans | types,
+        "pixel_values": values(6, f"{vision}.num_position_embeddings", pixels),
+        "image_token_pooling": {
+            "kind": "pooled_patches",
+            "grids": [[4, 3], [8, 3], [4, 3], [8, 3]],
+            "window": 2,
+        },
+        "image_grids": {"kind": "numbers", "values": [[2, 2, 4, 2], [2, 2, 4, 2]]},
+        "image_num_crops": {"kind": "numbers", "values": [3, 3]},
+    }
+
+
 def runs(candidate: Candidate, model: Any, inputs: dict[str, Tree]) -> bool:
     """Whether the model takes these inputs."""
     made = {name: make_input(name, spec, candidate.config, 0) for name, spec in inputs.items()}
@@ -455,6 +477,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "prompted_grounding": class_prompt_inputs,
     "vision_text": vision_text_inputs,
     "vision_language": vision_language_inputs,
+    "image_or_video_language": crop_inputs,
     "retrieval": vision_language_inputs,
     "multimodal": vision_language_inputs,
     "vision_encoder_decoder": image_to_text_inputs,

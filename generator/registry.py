@@ -43,6 +43,7 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "single_token",
     "causality",
     "placeholders",
+    "video",
     "cache",
     "chunked_prefill",
     "generate",

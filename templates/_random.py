@@ -155,6 +155,21 @@ def placed_patches(
     return patches
 
 
+def pooled_patches(grids: tuple[tuple[int, int], ...], window: int) -> torch.Tensor:
+    """Indices of the patches that each token pools, int64 (tokens, window ** 2), -1 past an edge.
+
+    Windows are square; each of `grids` has (rows, columns) of patches, which count on.
+    """
+    tokens, start = [], 0
+    for height, width in grids:
+        patches = torch.arange(start, start + height * width).reshape(height, width)
+        edges = (0, -width % window, 0, -height % window)
+        padded = torch.nn.functional.pad(patches, edges, value=-1)
+        tokens.append(padded.unfold(0, window, window).unfold(1, window, window))
+        start += height * width
+    return torch.cat([each.reshape(-1, window**2) for each in tokens])
+
+
 def set_weights(model: torch.nn.Module, seed: int) -> None:
     """Give each parameter and each constant saved buffer a value that follows from its name.
 

@@ -37,7 +37,7 @@ from templates._random import (
     set_weights,
     token_ids,
 )
-from templates._subject import Subject, in_fp64
+from templates._subject import Subject, in_fp64, pretrained
 
 try:
     import torch
@@ -195,8 +195,7 @@ def build_config() -> OmDetTurboConfig:
 def build_model(weights: str, size: str, seed: int) -> OmDetTurboForObjectDetection:
     """The model in fp32 on the CPU, with random weights or those of a checkpoint."""
     if weights != "random":
-        where = CHECKPOINT if weights == "pretrained" else weights
-        return OmDetTurboForObjectDetection.from_pretrained(where)
+        return pretrained(OmDetTurboForObjectDetection, weights)
     model = OmDetTurboForObjectDetection(OmDetTurboConfig() if size == "full" else build_config())
     set_weights(model, seed)
     return model
