@@ -11,38 +11,12 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import nox.project
-import nox.registry
 import pytest
+from commands import documents
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import noxfile  # noqa: F401 - it registers the sessions
 from tools.environment import ROOT, Environment
-
-
-def documents() -> list[Path]:
-    """The Markdown that is written by hand."""
-    found = [*ROOT.glob("[!L]*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
-    return [path for path in found if not path.parent.name.endswith("_reports")]
-
-
-def commands(text: str) -> list[str]:
-    """The pieces of code in Markdown: the lines of its blocks, and the spans in its sentences."""
-    fence = r"^```.*?^```"
-    blocks = re.findall(fence, text, re.DOTALL | re.MULTILINE)
-    spans = re.findall(r"`([^`\n]+)`", re.sub(fence, "", text, flags=re.DOTALL | re.MULTILINE))
-    return [*(line for block in blocks for line in block.splitlines()), *spans]
-
-
-def test_documented_commands_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    variables = r"(?:[A-Z_]+=\S+ )*"
-    for document in documents():
-        for command in commands(document.read_text("utf-8")):
-            if target := re.match(rf"{variables}make {variables}([a-z]+)", command):
-                assert f"\n{target[1]}: " in makefile, f"{document}: {command}"
-            if names := re.match(rf"{variables}nox -s ((?:[a-z_]+ ?)+)", command):
-                assert set(names[1].split()) <= set(nox.registry.get()), f"{document}: {command}"
 
 
 def test_documented_files_exist() -> None:
