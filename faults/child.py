@@ -1,6 +1,7 @@
 """A script's checks on one mutant, or on the model as it is: the program of each child.
 
-`python faults/child.py SCRIPT ANSWER [--source FILE --module NAME --function NAME] [--lines …]`
+`python faults/child.py SCRIPT ANSWER [--source FILE --module NAME --function NAME] [--lines …]
+[--dtype float64]`
 
 The mutant comes in by an import overlay: where the module is not imported yet, it is loaded from
 FILE; where it is (as shared modules are in a warm process), the function of that name gets the
@@ -81,13 +82,21 @@ class Trace:
         self.torch: Any = torch
         self.seen: Observed = []
         self.last: Any = None
+        self.depth = 0  # of models that run: a check sees what the outermost gives
+
+        def before(module: Any, inputs: Any) -> None:
+            self.depth += isinstance(module, PreTrainedModel)
 
         def after(module: Any, inputs: Any, output: Any) -> None:
             if isinstance(module, PreTrainedModel):
-                self.last = module
-                self._keep(type(module).__name__, script.flatten(output))
+                self.depth -= 1
+                if not self.depth and output is not None:
+                    self.last = module
+                    self._keep(type(module).__name__, script.flatten(output))
 
-        self.torch.nn.modules.module.register_module_forward_hook(after)
+        hooks = self.torch.nn.modules.module
+        hooks.register_module_forward_pre_hook(before)
+        hooks.register_module_forward_hook(after, always_call=True)
         call, backward = script.Subject.call, self.torch.Tensor.backward
 
         def called(subject: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -150,7 +159,7 @@ def plain_outputs(subject: Any) -> dict[str, Any]:
     return {name: value.double().flatten().tolist()[:20_000] for name, value in outputs.items()}
 
 
-def run(script: Path) -> dict[str, Any]:
+def run(script: Path, dtype: str) -> dict[str, Any]:
     """The statuses of the script's checks, the trace, the outputs, the classes that took part."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
     assert spec is not None
@@ -170,7 +179,7 @@ def run(script: Path) -> dict[str, Any]:
         lambda each, inputs: classes.update(type(each).__mro__)
     )
     trace = Trace(module)
-    subject = module.Subject("cpu", seed=module.SEED)
+    subject = module.Subject("cpu", dtype, seed=module.SEED)
     for name, check in vars(module).copy().items():
         if name.startswith("test_"):
             with contextlib.redirect_stdout(io.StringIO()):
@@ -193,6 +202,7 @@ def main() -> None:
     parser.add_argument("--module", default="")
     parser.add_argument("--function", default="")
     parser.add_argument("--lines", nargs="*", default=[])
+    parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     lines: set[tuple[str, int]] = set()
     watched = lines_of(tuple(options.lines), lines) if options.lines else contextlib.nullcontext()
@@ -204,7 +214,7 @@ def main() -> None:
         except Exception as error:  # the mutant cannot be put in: no fault of the checks
             answer = {"refused": f"{type(error).__name__}: {error}"}
         else:
-            answer = run(options.script)
+            answer = run(options.script, options.dtype)
     answer["lines"] = sorted(lines)
     temporary = options.answer.with_suffix(".part")
     temporary.write_text(json.dumps(answer), "utf-8")

@@ -21,8 +21,10 @@ one change of one place of the installed transformers, loaded in its stead in a 
 (`faults/operators.py` is the catalogue, the installed files are not touched). A mutant is *caught*
 if a check fails that passes on the sound model. It is *equivalent* if nothing that any check looks
 at changes: all outputs and gradients of all models that the checks call are the same, up to the
-rounding of their type: to 1e-12 in fp64, 1e-6 in fp32 (as with rotary positions that all move by
-one). Else it is *missed*. Which families and places are taken follows from a seed.
+rounding of their type: to 1e-12 in fp64, 1e-6 in fp32; where those in fp32 differ by more, all
+checks are run once more with the model in fp64, and that decides (rotary positions that all move
+by one are the same in exact numbers). Else it is *missed*. Which families and places are taken
+follows from a seed.
 
 A mistake in transformers is in the fp64 reference too, so only invariants, formulas and the golden
 values can see it; "without golden" counts what is caught even if the golden values were taken from

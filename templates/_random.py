@@ -180,8 +180,8 @@ def set_weights(model: torch.nn.Module, seed: int) -> None:
     saved = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in saved]
     for name, tensor in [*model.named_parameters(), *buffers]:
-        if not tensor.is_floating_point() or not tensor.numel():
-            continue
+        if not tensor.is_floating_point() or not tensor.numel() or name.endswith("probs"):
+            continue  # a probability below 1 would have the model draw random numbers
         first = tensor.flatten()[0]
         constant = bool((tensor == first).all())
         if constant or tensor.requires_grad:  # else a fixed table, such as sinusoidal positions
