@@ -554,7 +554,8 @@ def facts(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The checks that apply with the fact that makes them apply, and those that don't with why."""
     model, name = subject.reference, candidate.model_class.__name__
-    takes = candidate.parameters
+    takes, masks = candidate.parameters, ("attention_mask", "context_attention_mask")
+    mask = next((each for each in masks if each in candidate.inputs), "attention_mask")
     over_time = getattr(candidate.config, "feat_extract_norm", None) == "group"
     labels = bool(takes & {"labels", "return_loss", "future_values", "spectrogram_labels"})
     questions: dict[str, tuple[bool, str, str]] = {
@@ -574,12 +575,12 @@ def facts(
             f"{name} has no choice of experts implementations",
         ),
         "padding_invariance": (
-            "attention_mask" in candidate.inputs and not over_time,
-            f"{name}.forward takes attention_mask",
+            mask in candidate.inputs and not over_time,
+            f"{name}.forward takes {mask}",
             (
                 "feat_extract_norm is 'group': it norms over the whole row, padding included"
                 if over_time
-                else f"{name}.forward takes no attention_mask"
+                else f"{name}.forward takes no {mask}"
             ),
         ),
         "single_token": (
@@ -633,7 +634,7 @@ def checkpoint(candidate: Candidate) -> str | None:
             for call in [d for d in node.decorator_list if isinstance(d, ast.Call)]:
                 for keyword in call.keywords:
                     if keyword.arg == "checkpoint":
-                        return str(ast.literal_eval(keyword.value))
+                        return str(ast.literal_eval(keyword.value)) or None
     return None
 
 

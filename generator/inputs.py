@@ -86,6 +86,18 @@ def seq2seq_inputs(candidate: Candidate) -> dict[str, Tree]:
     return text_inputs(candidate) | {"decoder_input_ids": tokens(candidate, TARGET)}
 
 
+def document_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """For each row documents with the question before them, how well each suits, and an answer."""
+    lengths = [11, 9, 10, 8, 6, 7]  # three documents a row
+    shape = {"shape": ["2 * config.n_docs", max(lengths)]}
+    return {
+        "context_input_ids": tokens(candidate) | shape,
+        "context_attention_mask": mask(lengths),
+        "doc_scores": values(2, "config.n_docs"),
+        "decoder_input_ids": tokens(candidate, TARGET),
+    }
+
+
 def vision_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Square images of the configured size."""
     return {"pixel_values": values(2, *image(candidate))}
@@ -470,6 +482,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "decoder_only": text_inputs,
     "state_space": text_inputs,
     "encoder_decoder": seq2seq_inputs,
+    "retrieval_augmented": document_inputs,
     "vision": vision_inputs,
     "dual_encoder": dual_inputs,
     "sigmoid_dual_encoder": dual_inputs,
