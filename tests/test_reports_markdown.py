@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tools.reports.markdown import (
     render_summary,
     text,
 )
+from tools.reports.tables import document
 
 SCRIPTS, PAGE = "../fixed_tests", "../dashboard/index.html"
 HOSTILE = (
@@ -219,3 +221,11 @@ def test_a_page_stays_small_enough_to_be_rendered(tmp_path: Path) -> None:
     assert page.count("--checks") == MAX_OPEN_CHECKS
     assert "10 more families are left out here" in page
     assert len(page) < 700_000
+
+
+def test_a_family_that_others_confirm_is_marked(matrix: Matrix) -> None:
+    family = matrix.families[0].name
+    marked = replace(matrix, confirmed={family: {"timm": "1.0"}})
+    rows = [row for t in tables(render_matrix(marked, SCRIPTS, PAGE)) for row in t]
+    assert [row[0] for row in rows if "☑" in row[0]] == [f"{family} ☑"]
+    assert document(marked)["families"][0]["confirmed"] == {"timm": "1.0"}

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from generator import registry
 from tools.benchmark import report as benchmarks
 from tools.dashboard import page as dashboard
 from tools.dashboard.page import Dashboard
@@ -38,7 +40,8 @@ def main(options: argparse.Namespace) -> int:
 
     The reports of benchmarks are left as they are where nothing has been measured.
     """
-    matrix = load_matrix(options.database)
+    confirmed = {family: entry.confirmed for family, entry in registry.read().items()}
+    matrix = replace(load_matrix(options.database), confirmed=confirmed)
     _refuse_mocks(matrix)
     shown = dashboard.load(options.database, matrix, options.scripts, options.prices)
     try:

@@ -11,8 +11,8 @@ import re
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -320,6 +320,8 @@ class Matrix:
     runs: tuple[Run, ...]
     advice: tuple[dict[str, Any], ...] = ()
     stops: tuple[dict[str, Any], ...] = ()
+    confirmed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Family -> independent implementations that agree with it in fp64, and their versions."""
 
     @cached_property
     def columns(self) -> list[Column]:

@@ -38,7 +38,8 @@ run stands beside a change; that is a hint, no proof."""
 
 _MATRIX_NOTE = """\
 A family links to its script; a cell to the script where everything passes, else to what is known \
-about it."""
+about it. ☑: an [independent implementation](../docs/crosscheck.md) with the same weights gives \
+the same in fp64."""
 
 
 def text(value: str, limit: int = _LINE_LIMIT) -> str:
@@ -283,7 +284,7 @@ def _architecture_table(matrix: Matrix, architecture: str, scripts: str) -> str:
     rows = []
     for family in matrix.architectures[architecture]:
         script = f"{scripts}/{form.path(family.script_name)}"
-        row = [f"[{text(family.name)}]({script})"]
+        row = [f"[{text(family.name)}]({script})" + " ☑" * bool(matrix.confirmed.get(family.name))]
         for column in matrix.columns:
             cell = matrix.cells.get((family.name, column))
             if cell is None:

@@ -135,6 +135,7 @@ def _family(matrix: Matrix, family: Family) -> dict[str, Any]:
         "architecture": family.architecture,
         "model_class": family.model_class,
         "script": family.script_name,
+        "confirmed": dict(matrix.confirmed.get(family.name, {})),
         "cells": cells,
         "recommendations": [
             asdict(setting) | asdict(matrix.recommend(family, setting)) for setting in settings
