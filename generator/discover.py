@@ -34,6 +34,7 @@ from generator.shrink import RELAXATIONS, Tree, instantiate, shrink
 from templates import _random, _story
 from templates._compare import fingerprint, flatten, joined
 from templates._heads import Head, Switched
+from templates._parts import Part
 from templates._subject import Subject
 
 OVERRIDES = ROOT / "generator" / "overrides"
@@ -198,6 +199,9 @@ class Override:
     architecture: str | None = None  # where the head is a class
     config: Tree = field(default_factory=dict)  # arguments in place of the shrunk ones
     inputs: dict[str, Any] = field(default_factory=dict)  # in place of the usual; "none" drops one
+    # other inputs, or models beside it: name -> "inputs", and "model" with "config" in place of the
+    # shrunk one
+    parts: dict[str, Tree] = field(default_factory=dict)
     options: Tree = field(default_factory=dict)  # arguments of every call
     insensitive: list[str] = field(default_factory=list)  # inputs that the model ignores
     no_gradient: list[str] = field(default_factory=list)  # patterns of parameters
@@ -249,10 +253,20 @@ def discover(family: str, overrides: list[Override]) -> registry.Entry:
             candidate.config = instantiate(candidate.tree)
             candidate.inputs = INPUTS[candidate.architecture](candidate) | given
             candidate.inputs = {k: v for k, v in candidate.inputs.items() if isinstance(v, dict)}
+            for override in overrides:
+                candidate.parts |= {name: tiny_part(part) for name, part in override.parts.items()}
             return run(candidate, overrides)
         except Exception as problem:  # models refuse what does not suit them in every way
             problems.append(problem)
     raise problems[0]
+
+
+def tiny_part(given: Tree) -> Tree:
+    """A part as the registry has it: where it is another model, with its whole configuration."""
+    if "model" not in given:
+        return given
+    config_class = getattr(transformers, given["model"]).config_class
+    return given | {"config": shrink(config_class, given.get("config", {}))}
 
 
 def merged(first: Tree, second: Tree) -> Tree:
@@ -305,7 +319,7 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         options |= override.options
     limit = next((override for override in overrides if override.coverage), None)
     stage(candidate, attentions, experts, options)
-    subject = living_subject()
+    subject = living_subject([*candidate.parts])
     fresh = Subject("cpu", seed=subject.seed)  # a model may keep the hooks of earlier calls
     flags = [name for name in FLAGS if accepts(fresh, name, len(subject.expected))]
     everything = fresh.run(fresh.reference, fresh.inputs, **dict.fromkeys(flags, True))
@@ -317,6 +331,11 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
     else:
         reasons["heads"] = f"{candidate.family} has no further head"
         applicable.pop("heads")
+    if candidate.parts:
+        applicable["parts"] = f"{candidate.family} has {len(candidate.parts)} further parts"
+    else:
+        reasons["parts"] = f"{candidate.family} has no further part"
+        applicable.pop("parts")
     for override in overrides:
         for check in override.not_applicable:
             applicable.pop(check, None)
@@ -353,6 +372,7 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         fp32_outputs=fp32_outputs(subject) if "dtype_bf16" in applicable else [],
         heads=further,
         heads_left_out=left_out,
+        parts=candidate.parts,
         coverage=limit.coverage if limit and limit.coverage else "full",
         coverage_reason=limit.reason if limit else None,
         options=options,
@@ -362,7 +382,7 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         | {p: override.reason for override in overrides for p in override.no_gradient},
         switches=switches,
         switches_left_out=stuck,
-        golden=golden_values(subject, further, switches),
+        golden=golden_values(subject, further, candidate.parts, switches),
     )
 
 
@@ -370,11 +390,11 @@ def refresh(family: str, entry: registry.Entry) -> registry.Entry:
     """`entry` with the golden values and the switches that the installed transformers gives."""
     model_class = getattr(transformers, entry.model_class)
     candidate = Candidate(family, entry.architecture, entry.head, model_class, entry.config, None)
-    candidate.inputs = entry.inputs
+    candidate.inputs, candidate.parts = entry.inputs, entry.parts
     stage(candidate, entry.attentions, entry.experts, entry.options)
     subject = Subject("cpu", seed=entry.seed)
     switches, stuck = living_switches(subject)
-    values = golden_values(subject, entry.heads, switches)
+    values = golden_values(subject, entry.heads, entry.parts, switches)
     return replace(entry, switches=switches, switches_left_out=stuck, golden=values)
 
 
@@ -388,10 +408,21 @@ def stage(candidate: Candidate, attentions: list[str], experts: list[str], optio
         SWITCHES={},
         build_config=lambda: instantiate(candidate.tree),
         build_model=lambda weights, size, seed: seeded(candidate, seed),
-        build_inputs=lambda config, seed: {
-            name: make_input(name, spec, config, seed) for name, spec in candidate.inputs.items()
+        build_inputs=lambda config, seed: make_inputs(candidate.inputs, config, seed),
+        build_parts=lambda config, seed: {
+            name: (
+                getattr(transformers, part.get("model", candidate.model_class.__name__)),
+                instantiate(part["config"]) if "config" in part else config,
+                make_inputs(part["inputs"], config, seed),
+            )
+            for name, part in candidate.parts.items()
         },
     )
+
+
+def make_inputs(specs: Tree, config: Any, seed: int) -> dict[str, torch.Tensor]:
+    """The tensors that the script will make of `specs`."""
+    return {name: make_input(name, spec, config, seed) for name, spec in specs.items()}
 
 
 def constants(candidate: Candidate) -> Tree:
@@ -418,8 +449,10 @@ def full_size(model_class: Any) -> tuple[dict[str, int], str | None]:
     return size, None
 
 
-def living_subject() -> Subject:
+def living_subject(parts: list[str]) -> Subject:
     """The model with the first seed with which no output is dead, as behind a last ReLU.
+
+    None of its `parts` has a dead one either.
 
     Raises:
         ValueError: there is none among the first twenty.
@@ -427,7 +460,10 @@ def living_subject() -> Subject:
     for seed in range(20):
         subject = Subject("cpu", seed=seed)
         least = {"matching_scores": 0.0}  # most places have no match
-        dead = [n for n, v in subject.expected.items() if not alive(v, least.get(n, 0.5))]
+        found = dict(subject.expected)
+        for name in parts:
+            found |= flatten(Part("cpu", seed=seed, part=name).expected, name)
+        dead = [n for n, v in found.items() if not alive(v, least.get(n, 0.5))]
         if not dead:
             return subject
     raise ValueError(f"the outputs {', '.join(dead)} are zero or not finite with every seed")
@@ -479,12 +515,14 @@ def switches_of(config: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
 
 
 def golden_values(
-    subject: Subject, further: dict[str, str], switches: Iterable[str]
+    subject: Subject, further: dict[str, str], parts: Iterable[str], switches: Iterable[str]
 ) -> dict[str, list[float]]:
-    """The fingerprints of the outputs, and of those of each further head and with each switch."""
+    """The fingerprints of the outputs; of those of each further head and part; with each switch."""
     found = dict(subject.expected)
     for name, task in further.items():
         found[name] = joined(Head("cpu", seed=subject.seed, head=name, task=task).expected)
+    for name in parts:
+        found[name] = joined(Part("cpu", seed=subject.seed, part=name).expected)
     for name in switches:
         found[name] = joined(Switched("cpu", seed=subject.seed, switch=name).expected)
     return {name: golden(value) for name, value in found.items()}

@@ -37,6 +37,7 @@ class Candidate:
     given: dict[str, Tree] = field(default_factory=dict)  # inputs by hand
     dropped: set[str] = field(default_factory=set)  # those that are left out by hand
     inputs: dict[str, Tree] = field(default_factory=dict)
+    parts: dict[str, Tree] = field(default_factory=dict)
 
     @property
     def parameters(self) -> set[str]:

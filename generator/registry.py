@@ -59,6 +59,7 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "gradients",
     "loss",
     "heads",
+    "parts",
     "dtype_bf16",
     "isolation",
 )
@@ -98,6 +99,8 @@ class Entry:
     full_size: dict[str, int] = field(default_factory=dict)  # parameters, bytes by dtype
     heads: dict[str, str] = field(default_factory=dict)  # further classes -> task
     heads_left_out: dict[str, str] = field(default_factory=dict)  # such -> why they are not driven
+    # name -> "inputs" and, where it is another model, "config" and "model", its class
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
     config: dict[str, Any]  # "class" and its arguments; "None" in TOML is None
     inputs: dict[str, dict[str, Any]]  # input -> "kind" (of templates/_random.py) and its arguments
     outputs: dict[str, list[int]]  # output -> shape
@@ -110,7 +113,7 @@ class Entry:
     no_gradient: dict[str, str] = field(default_factory=dict)  # parameters -> reviewed reason
     confirmed: dict[str, str] = field(default_factory=dict)  # independent package -> version
     constants: dict[str, Any] = field(default_factory=dict)  # what else the template's SLOTS name
-    # output, or further head, or switch (of whose outputs all are joined) -> fingerprint
+    # output; further head, part or switch (of whose outputs all are joined) -> fingerprint
     golden: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -120,8 +123,14 @@ class Entry:
 
     @property
     def config_classes(self) -> list[str]:
-        """The classes of the configuration and of those nested in it."""
-        return [table["class"] for table in _tables(self.config) if "class" in table]
+        """The classes of the configuration and of those nested in it; those of parts too."""
+        configs = [self.config, *(part.get("config", {}) for part in self.parts.values())]
+        return [table["class"] for table in _tables(configs) if "class" in table]
+
+    @property
+    def part_classes(self) -> list[str]:
+        """The classes of the parts."""
+        return [part.get("model", self.model_class) for part in self.parts.values()]
 
     @property
     def script(self) -> str:
@@ -135,6 +144,7 @@ TABLES = (
     "full_size",
     "heads",
     "heads_left_out",
+    "parts",
     "config",
     "inputs",
     "outputs",
@@ -175,6 +185,8 @@ def load(directory: Path = DIRECTORY, templates: Path = TEMPLATES) -> dict[str, 
         _check_checks(where, entry, checks[entry.architecture])
         for name, table in entry.inputs.items():
             _check_input(f"{where}.inputs] {name}:", table, kinds)
+        for name, part in entry.parts.items():
+            _check_part(f"{where}.parts.{name}", part, kinds)
     return entries
 
 
@@ -315,10 +327,11 @@ def _consistent(where: str, entry: Entry) -> Entry:
         )
     for check in entry.checks.keys() & entry.not_applicable.keys():
         raise RegistryError(f"{where}.not_applicable] {check!r} is in [{entry.family}.checks] too")
-    for name in entry.golden.keys() - {*entry.outputs, *entry.heads, *entry.switches}:
+    further = {*entry.heads, *entry.parts, *entry.switches}
+    for name in entry.golden.keys() - further - entry.outputs.keys():
         hint = suggest(name, entry.outputs)
         raise RegistryError(f"{where}.golden] {name!r} is not in [{entry.family}.outputs]{hint}")
-    return replace(entry, config=_with_none(entry.config))
+    return replace(entry, config=_with_none(entry.config), parts=_with_none(entry.parts))
 
 
 def _check_checks(where: str, entry: Entry, template: set[str]) -> None:
@@ -336,6 +349,17 @@ def _check_checks(where: str, entry: Entry, template: set[str]) -> None:
             f"{where}.checks] says nothing of {check!r}, which the template has; put it, with the "
             f"fact why, into [{entry.family}.checks] or [{entry.family}.not_applicable]"
         )
+
+
+def _check_part(where: str, part: dict[str, Any], kinds: Mapping[str, dict[str, bool]]) -> None:
+    """Refuse a part that is neither other inputs of the model nor another one with its inputs."""
+    if part.keys() not in ({"inputs"}, {"model", "config", "inputs"}):
+        raise RegistryError(
+            f"{where}] has {', '.join(part)}; it needs 'inputs' and, where it is another model, "
+            "'model' and 'config'"
+        )
+    for name, table in part["inputs"].items():
+        _check_input(f"{where}.inputs] {name}:", table, kinds)
 
 
 def _check_input(
@@ -387,7 +411,8 @@ def _table_lines(path: str, table: Mapping[str, Any]) -> list[str]:
     lines, longer = [f"[{path}]"], []
     for key, value in table.items():
         # The order of inputs is that of the script, so they stay on their line.
-        if isinstance(value, dict) and ".config" in path and len(f"{key} = {_toml(value)}") > 100:
+        nests = ".config" in path or (".parts" in path and not path.endswith(".inputs"))
+        if isinstance(value, dict) and nests and len(f"{key} = {_toml(value)}") > 100:
             longer += _table_lines(f"{path}.{_key(key)}", value)
         else:
             lines += _value_lines(key, value)

@@ -120,7 +120,7 @@ class Templates:
             body.append(filled)
         check_slots(source, slots, words, entry)
         filled_source = Source.of(entry.architecture, body)
-        for name in entry.config_classes:
+        for name in (*entry.config_classes, *entry.part_classes):
             filled_source.imports.setdefault(name, {("transformers", name)})
         for name in self.kinds:
             filled_source.imports.setdefault(name, {("templates._random", name)})
@@ -138,11 +138,23 @@ class Templates:
         if slot not in source.units:
             return str(value)
         if fact == "inputs":
-            items = [f"{name!r}: {self.call(name, table)}," for name, table in value.items()]
+            return self.inputs(value)
+        if fact == "parts":
+            items = [
+                f"{name!r}: ({part.get('model', entry.model_class)}, "
+                f"{literal(part['config'], sequence=list) if 'config' in part else 'config'}, "
+                f"{self.inputs(part['inputs'])}),"
+                for name, part in value.items()
+            ]
             return f"{{{' '.join(items)}}}"
         if fact == "all_outputs":
             return literal(dict.fromkeys(value, True))
         return literal(value, sequence=list if fact == "config" else tuple)
+
+    def inputs(self, tables: Mapping[str, Mapping[str, Any]]) -> str:
+        """The dictionary of inputs that `tables` describe."""
+        items = [f"{name!r}: {self.call(name, table)}," for name, table in tables.items()]
+        return f"{{{' '.join(items)}}}"
 
     def call(self, name: str, table: Mapping[str, Any]) -> str:
         """The call that makes the input `name`, of a kind of templates/_random.py."""

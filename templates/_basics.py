@@ -99,7 +99,7 @@ def test_sensitivity(subject: Subject) -> None:
 
 def assert_sensitive(subject: Subject, names: list[str]) -> None:
     """The inputs `names` change the output of `subject`, but for those that are known not to."""
-    others = story.build_inputs(subject.model.config, subject.seed + 1)
+    others = replace(subject, seed=subject.seed + 1).make_inputs(subject.model.config)
     for name in names:
         value = subject.inputs[name]
         fixed = torch.equal(value, others[name])  # masks, sizes and types do not follow from a seed

@@ -13,6 +13,7 @@ installed: nothing was tested), 4 the device is not there. A check that is skipp
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from templates._basics import (
     test_determinism,
@@ -36,6 +37,7 @@ from templates._checks import (
 )
 from templates._compare import Tensors, assert_agree, assert_loss, flatten, row_of
 from templates._main import main, subject
+from templates._parts import test_parts
 from templates._random import (
     normals,
     numbers,
@@ -83,6 +85,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "GOLDEN": "golden",
     "build_config": "config",
     "build_inputs": "inputs",
+    "build_parts": "parts",
 }
 
 FAMILY = "qwen2_5_omni"
@@ -239,6 +242,11 @@ def build_inputs(config: Qwen2_5OmniThinkerConfig, seed: int) -> Tensors:
         ),
         "video_grid_thw": numbers(values=((2, 4, 4), (2, 2, 8))),
     }
+
+
+def build_parts(config: Qwen2_5OmniThinkerConfig, seed: int) -> dict[str, tuple[Any, Any, Tensors]]:
+    """What else belongs to the model: classes, their configurations and inputs."""
+    return {}
 
 
 def test_cache(subject: Subject) -> None:

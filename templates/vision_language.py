@@ -13,6 +13,7 @@ installed: nothing was tested), 4 the device is not there. A check that is skipp
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from templates._basics import (
     test_determinism,
@@ -36,6 +37,7 @@ from templates._checks import (
 )
 from templates._compare import Tensors, assert_agree, assert_loss, flatten, row_of
 from templates._main import main, subject
+from templates._parts import test_parts
 from templates._random import normals, ragged_mask, set_weights, token_ids, with_placeholders
 from templates._subject import Subject, generate, pretrained
 
@@ -75,6 +77,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "GOLDEN": "golden",
     "build_config": "config",
     "build_inputs": "inputs",
+    "build_parts": "parts",
 }
 
 FAMILY = "llava"
@@ -174,6 +177,11 @@ def build_inputs(config: LlavaConfig, seed: int) -> Tensors:
             seed=seed,
         ),
     }
+
+
+def build_parts(config: LlavaConfig, seed: int) -> dict[str, tuple[Any, Any, Tensors]]:
+    """What else belongs to the model: classes, their configurations and inputs."""
+    return {}
 
 
 def test_cache(subject: Subject) -> None:
