@@ -19,7 +19,10 @@ from generator.registry import COVERAGE, Entry
 PAGE, PICTURE = "docs/coverage.md", "docs/coverage.png"
 BEGIN, END = "<!-- coverage:begin (written by `nox -s coverage`) -->", "<!-- coverage:end -->"
 STATES = {  # state of a family -> what it means, and its colour in the picture
-    "full": ("the class that users load, with every modality", "#2a9d8f"),
+    "full": (
+        "the class that users load, with every modality; where it has no forward, each of its parts",
+        "#2a9d8f",
+    ),
     "partial": ("a modality is left out", "#e9c46a"),
     "fallback": ("another class than the one that users load", "#f4a261"),
     "missing": ("no script yet", "#d62828"),

@@ -30,7 +30,7 @@ import transformers
 
 from generator import ROOT, heads, registry
 from generator.inputs import INPUTS, Candidate, make_input
-from generator.shrink import RELAXATIONS, Tree, instantiate, shrink
+from generator.shrink import RELAXATIONS, Tree, instantiate, shrink, shrunk_part
 from templates import _random, _story
 from templates._compare import fingerprint, flatten, joined
 from templates._heads import Head, Switched
@@ -265,8 +265,13 @@ def tiny_part(given: Tree) -> Tree:
     """A part as the registry has it: where it is another model, with its whole configuration."""
     if "model" not in given:
         return given
+    own, special = registry.with_none(given.get("config", {})), {}
     config_class = getattr(transformers, given["model"]).config_class
-    return given | {"config": shrink(config_class, given.get("config", {}))}
+    if "class" not in own:
+        return given | {"config": shrink(config_class, own)}
+    composite, (name, fields) = own.pop("class"), own.popitem()  # transformers hides the class
+    part = shrunk_part(config_class, fields, {}, special, {})
+    return given | {"config": {"class": composite, name: part}, "config_part": name}
 
 
 def merged(first: Tree, second: Tree) -> Tree:
@@ -412,12 +417,18 @@ def stage(candidate: Candidate, attentions: list[str], experts: list[str], optio
         build_parts=lambda config, seed: {
             name: (
                 getattr(transformers, part.get("model", candidate.model_class.__name__)),
-                instantiate(part["config"]) if "config" in part else config,
+                part_config(part) if "config" in part else config,
                 make_inputs(part["inputs"], config, seed),
             )
             for name, part in candidate.parts.items()
         },
     )
+
+
+def part_config(part: Tree) -> Any:
+    """The configuration of a part that is another model."""
+    config = instantiate(part["config"])
+    return getattr(config, part["config_part"]) if "config_part" in part else config
 
 
 def make_inputs(specs: Tree, config: Any, seed: int) -> dict[str, torch.Tensor]:

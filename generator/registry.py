@@ -99,7 +99,8 @@ class Entry:
     full_size: dict[str, int] = field(default_factory=dict)  # parameters, bytes by dtype
     heads: dict[str, str] = field(default_factory=dict)  # further classes -> task
     heads_left_out: dict[str, str] = field(default_factory=dict)  # such -> why they are not driven
-    # name -> "inputs" and, where it is another model, "config" and "model", its class
+    # name -> "inputs" and, where it is another model, its class "model" and "config", or that of a
+    # whole with the name of its part, "config_part"
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
     config: dict[str, Any]  # "class" and its arguments; "None" in TOML is None
     inputs: dict[str, dict[str, Any]]  # input -> "kind" (of templates/_random.py) and its arguments
@@ -331,7 +332,7 @@ def _consistent(where: str, entry: Entry) -> Entry:
     for name in entry.golden.keys() - further - entry.outputs.keys():
         hint = suggest(name, entry.outputs)
         raise RegistryError(f"{where}.golden] {name!r} is not in [{entry.family}.outputs]{hint}")
-    return replace(entry, config=_with_none(entry.config), parts=_with_none(entry.parts))
+    return replace(entry, config=with_none(entry.config), parts=with_none(entry.parts))
 
 
 def _check_checks(where: str, entry: Entry, template: set[str]) -> None:
@@ -353,7 +354,7 @@ def _check_checks(where: str, entry: Entry, template: set[str]) -> None:
 
 def _check_part(where: str, part: dict[str, Any], kinds: Mapping[str, dict[str, bool]]) -> None:
     """Refuse a part that is neither other inputs of the model nor another one with its inputs."""
-    if part.keys() not in ({"inputs"}, {"model", "config", "inputs"}):
+    if part.keys() - {"config_part"} not in ({"inputs"}, {"model", "config", "inputs"}):
         raise RegistryError(
             f"{where}] has {', '.join(part)}; it needs 'inputs' and, where it is another model, "
             "'model' and 'config'"
@@ -397,12 +398,12 @@ def _tables(value: object) -> Iterator[dict[str, Any]]:
             yield from _tables(item)
 
 
-def _with_none(value: Any) -> Any:
+def with_none(value: Any) -> Any:
     """`value` with None for "None", wherever it stands."""
     if isinstance(value, dict):
-        return {key: _with_none(item) for key, item in value.items()}
+        return {key: with_none(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_none(item) for item in value]
+        return [with_none(item) for item in value]
     return None if value == "None" else value
 
 

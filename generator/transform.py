@@ -140,16 +140,20 @@ class Templates:
         if fact == "inputs":
             return self.inputs(value)
         if fact == "parts":
-            items = [
-                f"{name!r}: ({part.get('model', entry.model_class)}, "
-                f"{literal(part['config'], sequence=list) if 'config' in part else 'config'}, "
-                f"{self.inputs(part['inputs'])}),"
-                for name, part in value.items()
-            ]
-            return f"{{{' '.join(items)}}}"
+            parts = {name: self.part(part, entry) for name, part in value.items()}
+            return f"{{{' '.join(f'{name!r}: {part},' for name, part in parts.items())}}}"
         if fact == "all_outputs":
             return literal(dict.fromkeys(value, True))
         return literal(value, sequence=list if fact == "config" else tuple)
+
+    def part(self, table: Mapping[str, Any], entry: Entry) -> str:
+        """The class, configuration and inputs of a part: those of the model where it has no own."""
+        model, config = table.get("model", entry.model_class), "config"
+        if "config" in table:
+            config = literal(table["config"], sequence=list)
+        if "config_part" in table:
+            config = f"{config}.{table['config_part']}"
+        return f"({model}, {config}, {self.inputs(table['inputs'])})"
 
     def inputs(self, tables: Mapping[str, Mapping[str, Any]]) -> str:
         """The dictionary of inputs that `tables` describe."""

@@ -13,6 +13,7 @@ installed: nothing was tested), 4 the device is not there. A check that is skipp
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from templates._basics import (
     test_determinism,
@@ -21,6 +22,7 @@ from templates._basics import (
     test_forward,
     test_golden,
     test_gradients,
+    test_heads,
     test_isolation,
     test_placement,
     test_save_load,
@@ -29,6 +31,7 @@ from templates._basics import (
 from templates._checks import test_attention_parity
 from templates._compare import Tensors, assert_agree, row_of
 from templates._main import main, subject
+from templates._parts import test_parts
 from templates._random import (
     normals,
     numbers,
@@ -64,6 +67,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "SEED": "seed",
     "ATTENTIONS": "attentions",
     "EXPERTS": "experts",
+    "HEADS": "heads",
     "ALL_OUTPUTS": "all_outputs",
     "OUTPUTS": "outputs",
     "FP32_OUTPUTS": "fp32_outputs",
@@ -74,6 +78,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "GOLDEN": "golden",
     "build_config": "config",
     "build_inputs": "inputs",
+    "build_parts": "parts",
 }
 
 FAMILY = "csm"
@@ -84,6 +89,7 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
+HEADS: dict[str, str] = {}  # further classes of the family -> their task
 ALL_OUTPUTS: dict[str, bool] = {"output_hidden_states": True, "output_attentions": True}
 OUTPUTS = {
     "logits": (2, 20, 99),
@@ -184,6 +190,11 @@ def build_inputs(config: CsmConfig, seed: int) -> Tensors:
         "input_values": normals("input_values", shape=(2, 1, 400), seed=seed),
         "input_values_cutoffs": numbers(values=((400,), (280,))),
     }
+
+
+def build_parts(config: CsmConfig, seed: int) -> dict[str, tuple[Any, Any, Tensors]]:
+    """What else belongs to the model: classes, their configurations and inputs."""
+    return {}
 
 
 def test_batch_invariance(subject: Subject) -> None:

@@ -52,9 +52,15 @@ try:
     import torch
     from transformers import (
         Qwen2_5OmniAudioEncoderConfig,
+        Qwen2_5OmniBigVGANConfig,
+        Qwen2_5OmniDiTConfig,
+        Qwen2_5OmniTalkerConfig,
+        Qwen2_5OmniTalkerForConditionalGeneration,
         Qwen2_5OmniTextConfig,
         Qwen2_5OmniThinkerConfig,
         Qwen2_5OmniThinkerForConditionalGeneration,
+        Qwen2_5OmniToken2WavBigVGANModel,
+        Qwen2_5OmniToken2WavDiTModel,
         Qwen2_5OmniVisionEncoderConfig,
     )
 except Exception as error:  # a stub raises what it likes
@@ -109,13 +115,20 @@ OUTPUTS = {
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> thrown
 OPTIONS: dict[str, object] = {}  # arguments of every call
-INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
+INSENSITIVE: dict[str, str] = {
+    "input_text_ids": "of the text the talker reads where images are, for the positions"
+}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {
     "model.audio_tower.audio_bos_eos_token.weight": (
         "a table of the published weights that no code reads"
     )
 }  # parameters -> why they have none
-GOLDEN = {"logits": (0.9543154896, 1.17340758, -1.580577343)}
+GOLDEN = {
+    "logits": (0.9441270749, 0.7257756302, -0.8261600425),
+    "talker": (1.052394301, -1.674491023, 0.804674295),
+    "codes_to_spectrum": (1.165130987, 0.6298291826, -1.536024769),
+    "spectrum_to_sound": (0.7722935254, 1.096748288, -0.8233617027),
+}
 
 
 def build_config() -> Qwen2_5OmniThinkerConfig:
@@ -246,7 +259,107 @@ def build_inputs(config: Qwen2_5OmniThinkerConfig, seed: int) -> Tensors:
 
 def build_parts(config: Qwen2_5OmniThinkerConfig, seed: int) -> dict[str, tuple[Any, Any, Tensors]]:
     """What else belongs to the model: classes, their configurations and inputs."""
-    return {}
+    return {
+        "talker": (
+            Qwen2_5OmniTalkerForConditionalGeneration,
+            Qwen2_5OmniTalkerConfig(
+                audio_token_index=4,
+                image_token_index=3,
+                video_token_index=2,
+                vocab_size=99,
+                tts_text_start_token_id=1,
+                tts_text_end_token_id=0,
+                tts_text_pad_token_id=5,
+                tts_codec_start_token_id=6,
+                tts_codec_end_token_id=7,
+                tts_codec_pad_token_id=8,
+                tts_codec_mask_token_id=9,
+                vision_start_token_id=10,
+                vision_end_token_id=11,
+                embedding_size=8,
+                hidden_size=32,
+                intermediate_size=40,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=48,
+                head_dim=12,
+                use_sliding_window=True,
+                sliding_window=6,
+                max_window_layers=1,
+                audio_start_token_id=12,
+                audio_end_token_id=13,
+                rope_parameters={
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [2, 2, 2],
+                },
+            ),
+            {
+                "input_ids": token_ids("input_ids", shape=(2, 20), low=0, high=99, seed=seed),
+                "attention_mask": ragged_mask(lengths=(20, 17), width=20),
+                "thinker_reply_part": normals("thinker_reply_part", shape=(2, 1, 8), seed=seed),
+                "input_text_ids": with_placeholders(
+                    with_placeholders(
+                        token_ids("input_text_ids", shape=(2, 20), low=20, high=99, seed=seed),
+                        token=10,
+                        starts=(0,),
+                        count=1,
+                    ),
+                    token=3,
+                    starts=(1,),
+                    count=8,
+                ),
+                "image_grid_thw": numbers(values=((1, 4, 8), (1, 2, 16))),
+            },
+        ),
+        "codes_to_spectrum": (
+            Qwen2_5OmniToken2WavDiTModel,
+            Qwen2_5OmniDiTConfig(
+                num_hidden_layers=2,
+                max_position_embeddings=48,
+                hidden_size=32,
+                num_attention_heads=2,
+                head_dim=12,
+                emb_dim=10,
+                block_size=4,
+                look_ahead_layers=[1],
+                look_backward_layers=[0],
+                num_embeds=33,
+                mel_dim=18,
+                enc_emb_dim=14,
+                enc_dim=6,
+                enc_channels=[10, 10, 10, 20],
+                enc_kernel_sizes=[5, 3, 3, 1],
+                enc_dilations=[1, 2, 3, 1],
+                enc_attention_channels=9,
+                enc_se_channels=7,
+            ),
+            {
+                "hidden_states": normals("hidden_states", shape=(2, 16, 18), seed=seed),
+                "condition_vector": normals("condition_vector", shape=(2, 15, 18), seed=seed),
+                "speaker_embedding": normals("speaker_embedding", shape=(2, 16, 14), seed=seed),
+                "quantized_code": token_ids(
+                    "quantized_code", shape=(2, 8), low=1, high=33, seed=seed
+                ),
+                "time_step": numbers(values=(0.25, 0.75)),
+            },
+        ),
+        "spectrum_to_sound": (
+            Qwen2_5OmniToken2WavBigVGANModel,
+            Qwen2_5OmniBigVGANConfig(
+                mel_dim=18,
+                upsample_initial_channel=16,
+                upsample_rates=[5, 3],
+                upsample_kernel_sizes=[11, 7],
+                resblock_kernel_sizes=[3, 7],
+                resblock_dilation_sizes=[[1, 3, 5], [1, 3, 5]],
+            ),
+            {
+                "mel_spectrogram": normals("mel_spectrogram", shape=(2, 18, 16), seed=seed),
+            },
+        ),
+    }
 
 
 def test_cache(subject: Subject) -> None:
