@@ -20,7 +20,7 @@ PAGE, PICTURE = "docs/coverage.md", "docs/coverage.png"
 BEGIN, END = "<!-- coverage:begin (written by `nox -s coverage`) -->", "<!-- coverage:end -->"
 STATES = {  # state of a family -> what it means, and its colour in the picture
     "full": (
-        "the class that users load, with every modality; where it has no forward, each of its parts",
+        "the class that users load, with every modality; or all its parts where it has no forward",
         "#2a9d8f",
     ),
     "partial": ("a modality is left out", "#e9c46a"),

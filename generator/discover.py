@@ -265,12 +265,12 @@ def tiny_part(given: Tree) -> Tree:
     """A part as the registry has it: where it is another model, with its whole configuration."""
     if "model" not in given:
         return given
-    own, special = registry.with_none(given.get("config", {})), {}
+    own = registry.with_none(given.get("config", {}))
     config_class = getattr(transformers, given["model"]).config_class
     if "class" not in own:
         return given | {"config": shrink(config_class, own)}
     composite, (name, fields) = own.pop("class"), own.popitem()  # transformers hides the class
-    part = shrunk_part(config_class, fields, {}, special, {})
+    part = shrunk_part(config_class, fields, {}, {}, {})
     return given | {"config": {"class": composite, name: part}, "config_part": name}
 
 

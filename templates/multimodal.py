@@ -150,6 +150,7 @@ def build_config() -> Qwen2_5OmniThinkerConfig:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=48,
+            use_sliding_window=True,
             sliding_window=6,
             max_window_layers=1,
             rope_parameters={
@@ -172,8 +173,8 @@ def build_config() -> Qwen2_5OmniThinkerConfig:
             num_mel_bins=16,
             encoder_layers=2,
             encoder_attention_heads=4,
-            encoder_ffn_dim=40,
-            d_model=32,
+            encoder_ffn_dim=56,
+            d_model=48,
             max_source_positions=40,
             n_window=20,
             output_dim=32,
@@ -238,7 +239,6 @@ def build_inputs(config: Qwen2_5OmniThinkerConfig, seed: int) -> Tensors:
             seed=seed,
         ),
         "image_grid_thw": numbers(values=((1, 4, 8), (1, 2, 16))),
-        "video_second_per_grid": numbers(values=(1, 2)),
         "input_features": normals(
             "input_features", shape=(2, config.audio_config.num_mel_bins, 60), seed=seed
         ),
@@ -254,6 +254,7 @@ def build_inputs(config: Qwen2_5OmniThinkerConfig, seed: int) -> Tensors:
             seed=seed,
         ),
         "video_grid_thw": numbers(values=((2, 4, 4), (2, 2, 8))),
+        "video_second_per_grid": numbers(values=(1, 2)),
     }
 
 
