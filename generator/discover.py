@@ -606,6 +606,8 @@ def facts(
     takes, masks = candidate.parameters, ("attention_mask", "context_attention_mask")
     mask = next((each for each in masks if each in candidate.inputs), "attention_mask")
     over_time = getattr(candidate.config, "feat_extract_norm", None) == "group"
+    # Some pass their cache on to the base model without naming it.
+    cached = CACHES & {*takes, *inspect.signature(model.base_model.forward).parameters}
     labels = bool(takes & {"labels", "return_loss", "future_values", "spectrogram_labels"})
     questions: dict[str, tuple[bool, str, str]] = {
         "tying": (
@@ -638,12 +640,12 @@ def facts(
             f"{name}.forward takes no attention_mask",
         ),
         "cache": (
-            bool(takes & CACHES),
+            bool(cached),
             f"{name}.forward takes a cache",
             f"{name}.forward takes no cache",
         ),
         "chunked_prefill": (
-            bool(takes & CACHES),
+            bool(cached),
             f"{name}.forward takes a cache",
             f"{name}.forward takes no cache",
         ),

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from generator.shrink import VOCABULARY, Tree, special_ids_end
+from generator.shrink import SPECIAL_IDS_END, VOCABULARY, Tree, special_ids_end
 from templates import _random
 
 LENGTHS, WIDTH = [12, 9], 12  # two rows of text of different lengths
@@ -85,6 +85,16 @@ def text_inputs(candidate: Candidate) -> dict[str, Tree]:
 def seq2seq_inputs(candidate: Candidate) -> dict[str, Tree]:
     """What the encoder and the decoder read."""
     return text_inputs(candidate) | {"decoder_input_ids": tokens(candidate, TARGET)}
+
+
+def protein_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """A text, and a protein of which each residue with its structure is a token."""
+    lengths, protein = [15, 11], candidate.config.protein_encoder_config
+    ids = {"low": SPECIAL_IDS_END, "high": protein.vocab_size, "shape": [2, max(lengths)]}
+    return text_inputs(candidate) | {
+        "protein_input_ids": {"kind": "token_ids"} | ids,
+        "protein_attention_mask": mask(lengths),
+    }
 
 
 def document_inputs(candidate: Candidate) -> dict[str, Tree]:
@@ -492,6 +502,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "vision_text": vision_text_inputs,
     "vision_language": vision_language_inputs,
     "image_or_video_language": crop_inputs,
+    "protein_language": protein_inputs,
     "retrieval": vision_language_inputs,
     "multimodal": vision_language_inputs,
     "vision_encoder_decoder": image_to_text_inputs,
