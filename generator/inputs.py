@@ -97,6 +97,16 @@ def protein_inputs(candidate: Candidate) -> dict[str, Tree]:
     }
 
 
+def decision_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """One prompt with three questions, of yes or no, of four choices and of a score up to three."""
+    return {
+        "input_ids": tokens(candidate) | {"shape": [1, 24]},
+        "marks": {"kind": "numbers", "values": [[9, 17, 24]]},
+        "num_options": {"kind": "numbers", "values": [[2, 4, 3]]},
+        "question_type_ids": {"kind": "numbers", "values": [[0, 1, 2]]},
+    }
+
+
 def document_inputs(candidate: Candidate) -> dict[str, Tree]:
     """For each row documents with the question before them, how well each suits, and an answer."""
     lengths = [11, 9, 10, 8, 6, 7]  # three documents a row
@@ -494,6 +504,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "state_space": text_inputs,
     "encoder_decoder": seq2seq_inputs,
     "retrieval_augmented": document_inputs,
+    "decision": decision_inputs,
     "vision": vision_inputs,
     "dual_encoder": dual_inputs,
     "sigmoid_dual_encoder": dual_inputs,

@@ -51,6 +51,7 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "hidden_context",
     "mutual",
     "round_trip",
+    "decide",
     "documents",
     "retrieval",
     "sequence",

@@ -22,7 +22,7 @@ def note(value: float, bound: float) -> float:
 def flatten(output: Any, prefix: str = "") -> Tensors:
     """The tensors of a model output by name ("logits", "hidden_states.0"); a cache has none."""
     if isinstance(output, torch.Tensor):
-        return {prefix: output}
+        return {prefix or "output": output}
     if isinstance(output, (tuple, list)):
         output = {str(index): value for index, value in enumerate(output)}
     found: Tensors = {}
