@@ -232,6 +232,24 @@ def _flags() -> argparse.ArgumentParser:
     shown.add_argument(
         "--prices", type=Path, metavar="FILE", help="TOML: [usd_per_hour] with device = price"
     )
+    hub = flags.add_argument_group("what to send to the Hugging Face Hub (publish)")
+    hub.add_argument(
+        "--hub",
+        action="store_true",
+        help="model cards, not reports: show what they would get from the benchmarks",
+    )
+    hub.add_argument("--dataset", metavar="NAME", help="dataset repository of the raw records")
+    hub.add_argument(
+        "--repo",
+        action="extend",
+        type=_words,
+        default=[],
+        metavar="A,B",
+        help="of the checkpoints only these",
+    )
+    sent = hub.add_mutually_exclusive_group()
+    sent.add_argument("--create-pr", action="store_true", help="send it, as pull requests")
+    sent.add_argument("--commit", action="store_true", help="send it, as commits")
     releases = flags.add_argument_group("which releases to compare (compare)")
     pair: dict[str, Any] = {"nargs": 2, "metavar": ("OLD", "NEW")}
     releases.add_argument("--transformers", help="versions of transformers", **pair)

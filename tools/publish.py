@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from generator import registry
+from tools import hub
 from tools.benchmark import report as benchmarks
 from tools.dashboard import page as dashboard
 from tools.dashboard.page import Dashboard
@@ -38,8 +39,11 @@ BEGIN, END = SUMMARY.begin, SUMMARY.end
 def main(options: argparse.Namespace) -> int:
     """`python -m tools publish`: 0 when all is published. Errors: ReportError, UsageError.
 
-    The reports of benchmarks are left as they are where nothing has been measured.
+    The reports of benchmarks are left as they are where nothing has been measured. With `--hub` it
+    is model cards that get figures, and no report.
     """
+    if options.hub:
+        return hub.main(options)
     confirmed = {family: entry.confirmed for family, entry in registry.read().items()}
     matrix = replace(load_matrix(options.database), confirmed=confirmed)
     _refuse_mocks(matrix)
