@@ -82,6 +82,9 @@ COMMON = (
     "transformers.models.auto.modeling_auto",
 )
 COMMON_SWITCHES = {"is_encoder_decoder", "tie_word_embeddings", "use_cache"}  # checked elsewhere
+# What a head may be that is not what its mapping says: its labels are not shifted, or it refuses to
+# run where its configuration is no decoder's.
+OTHER_TASKS = {"next_token": ("tokens", "decoder")}
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 CACHES = {"past_key_values", "cache_params", "state", "decoder_cache"}  # arguments that hold one
 LABELLED = (
@@ -483,12 +486,29 @@ def living_subject(parts: list[str]) -> Subject:
 def living_heads(candidate: Candidate, seed: int) -> tuple[dict[str, str], dict[str, str]]:
     """The further heads of the family with their tasks; those that do not run, with the error."""
     living, left_out = {}, {}
+    parts = {part.get("model") for part in candidate.parts.values()}
     for name, task in heads.further(candidate.family, candidate.model_class).items():
-        try:
-            odd = not agrees(name, task, seed) and task == "next_token"
-            living[name] = "tokens" if odd and agrees(name, "tokens", seed) else task
-        except Exception as error:  # models refuse what does not suit them in every way
-            left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        if name in parts:
+            continue
+        takes = inspect.signature(getattr(transformers, name).forward).parameters
+        tasks = [task, *OTHER_TASKS.get(task, ())]
+        if "start_positions" not in takes and task == "question":
+            tasks = ["class"]  # of answers
+        if "labels" not in takes:
+            tasks.append("inference")
+        agree: dict[str, bool] = {}  # of those with which it runs
+        problem = ""
+        for each in tasks:
+            try:
+                agree[each] = agrees(name, each, seed)
+            except Exception as error:  # models refuse what does not suit them in every way
+                problem = problem or f"{type(error).__name__}: {error}".splitlines()[0]
+            if agree.get(each):
+                break
+        if agree:  # where no formula gives its loss, the check tells
+            living[name] = max(agree, key=lambda each: agree[each])
+        else:
+            left_out[name] = problem
     return living, left_out
 
 
@@ -543,10 +563,10 @@ def cross_attention(further: Iterable[str]) -> dict[str, str]:
     """The patterns of the parameters that decoders of an encoder-decoder do not use alone."""
     reason = "a decoder without an encoder's states leaves its cross-attention out"
     found = {}
-    for name in further:
+    for name in filter(lambda name: name.endswith("ForCausalLM"), further):
         with torch.device("meta"):
             model = getattr(transformers, name)(_story.build_config())
-        names = [n for n, _ in model.named_parameters()] if name.endswith("ForCausalLM") else []
+        names = [n for n, _ in model.named_parameters()]
         for part in ("encoder_attn", "cross_attn"):
             if any(f".{part}" in each for each in names):
                 found[f"{name}.*.{part}*"] = reason
@@ -556,6 +576,8 @@ def cross_attention(further: Iterable[str]) -> dict[str, str]:
 def agrees(head: str, task: str, seed: int) -> bool:
     """Whether the loss of a head is what the formula of `task` gives."""
     subject = Head("cpu", seed=seed, head=head, task=task)
+    if task == "inference":
+        return bool(subject.expected)
     labels, formula = subject.loss()
     found = subject.run(subject.model, subject.inputs | labels)
     return torch.allclose(found["loss"], formula(found), rtol=1e-4)

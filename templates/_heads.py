@@ -31,8 +31,10 @@ class Head(Subject):
         config = story.build_config()
         config.num_labels = 2 if self.task == "question" else CLASSES  # start and end
         text = config.get_text_config()
-        if text.pad_token_id is None:  # decoders classify at the last token that is no padding
+        if getattr(text, "pad_token_id", 0) is None:  # decoders classify at the last real token
             text.pad_token_id = config.pad_token_id = 0
+        if self.task == "decoder":
+            config.is_decoder = True
         model = getattr(transformers, self.head)(config)
         set_weights(model, self.seed)
         return model
@@ -40,8 +42,10 @@ class Head(Subject):
     def make_inputs(self, config: Any) -> Tensors:
         """The inputs that the head takes; for multiple choice each row twice, as two choices."""
         takes = inspect.signature(getattr(transformers, self.head).forward).parameters
-        inputs = super().make_inputs(config)
-        inputs = {name: value for name, value in inputs.items() if name in takes}
+        every = super().make_inputs(config)
+        inputs = {name: value for name, value in every.items() if name in takes}
+        if "input_ids" in takes and "input_ids" not in every and "decoder_input_ids" in every:
+            inputs["input_ids"] = every["decoder_input_ids"]  # of a decoder alone
         if self.task == "class" and inputs.pop("decoder_input_ids", None) is not None:
             inputs["input_ids"][:, 6] = config.eos_token_id  # where it classifies
         if self.task == "choice":
@@ -56,7 +60,8 @@ class Head(Subject):
             return {"start_positions": starts, "end_positions": ends}, lambda found: (
                 entropy(found["start_logits"], starts) + entropy(found["end_logits"], ends)
             ) / 2
-        logits = next(value for name, value in outputs.items() if name.endswith("logits"))
+        scores = ("logits", "score")
+        logits = next(value for name, value in outputs.items() if name.endswith(scores))
         count = logits.shape[:-1].numel()
         labels = (torch.arange(count) % logits.shape[-1]).reshape(logits.shape[:-1])
         mask = self.inputs.get("attention_mask")
@@ -65,10 +70,10 @@ class Head(Subject):
             labels = labels.masked_fill(mask == 0, -100)
         if self.task == "frames":
             labels = torch.nn.functional.one_hot(labels, CLASSES)
-        shift = 1 if self.task == "next_token" else 0
+        shift = 1 if self.task in ("next_token", "decoder") else 0
 
         def formula(found: Tensors) -> torch.Tensor:
-            given = next(value for name, value in found.items() if name.endswith("logits"))
+            given = next(value for name, value in found.items() if name.endswith(scores))
             classes = labels.argmax(-1) if self.task == "frames" else labels
             if shift:
                 given, classes = given[:, :-1], classes[:, 1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import unittest
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,13 @@ class Part(Subject):
     def make_inputs(self, config: Any) -> Tensors:
         """The inputs of the part."""
         return self.built()[2]
+
+    def call(self, model: Any, inputs: Tensors, **options: Any) -> Any:
+        """Call `model` on `inputs`; on the numbers themselves where it takes a list of numbers."""
+        takes = inspect.signature(model.forward).parameters
+        listed = {n for n in inputs if n in takes and "list[int]" in str(takes[n].annotation)}
+        tensors = {name: value for name, value in inputs.items() if name not in listed}
+        return super().call(model, tensors, **{n: inputs[n].tolist() for n in listed}, **options)
 
 
 def test_parts(subject: Subject) -> None:

@@ -13,6 +13,7 @@ installed: nothing was tested), 4 the device is not there. A check that is skipp
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from templates._basics import (
     test_determinism,
@@ -36,6 +37,7 @@ from templates._checks import (
 )
 from templates._compare import Tensors, assert_loss, flatten
 from templates._main import main, subject
+from templates._parts import test_parts
 from templates._random import ragged_mask, set_weights, token_ids
 from templates._subject import Subject, pretrained
 
@@ -70,6 +72,7 @@ SLOTS = {  # text of this template -> field of the registry that replaces it
     "GOLDEN": "golden",
     "build_config": "config",
     "build_inputs": "inputs",
+    "build_parts": "parts",
 }
 
 FAMILY = "bert"
@@ -144,6 +147,11 @@ def build_inputs(config: BertConfig, seed: int) -> Tensors:
         "attention_mask": ragged_mask(lengths=(12, 9), width=12),
         "token_type_ids": token_ids("token_type_ids", shape=(2, 12), low=0, high=2, seed=seed),
     }
+
+
+def build_parts(config: BertConfig, seed: int) -> dict[str, tuple[Any, Any, Tensors]]:
+    """What else belongs to the model: classes, their configurations and inputs."""
+    return {}
 
 
 def test_loss(subject: Subject) -> None:
