@@ -179,6 +179,12 @@ def upgrade(session: nox.Session) -> None:
 
 
 @nox.session
+def reduce(session: nox.Session) -> None:
+    """Write a short script that shows one failing check [-- --family bamba --checks cache]."""
+    run(session, "-m", "tools", "reduce", *session.posargs)
+
+
+@nox.session
 def compare(session: nox.Session) -> None:
     """Say what a release of transformers or torch changes [-- --transformers OLD NEW …]."""
     run(session, "-m", "tools", "compare", *session.posargs)

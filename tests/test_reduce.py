@@ -28,7 +28,24 @@ def test_a_short_script_has_the_check_and_no_machinery() -> None:
     assert "BertConfig(" in text
     for left_out in ("argparse", "hashes", "def test_loss", "reference ="):
         assert left_out not in text
-    assert text.count("\n") <= 75
+    assert text.count("\n") <= reduce.LINES
+
+
+def test_what_only_graphs_do_is_left_out() -> None:
+    script = ROOT / "fixed_tests" / "test_hf_bert.py"
+    text = reduce.reduced(script, "dtype_bf16", exact=False, wanted=WANTED)
+    assert "Graph" not in text
+    assert "FP32_OUTPUTS" in text
+    assert text.count("\n") <= reduce.LINES
+
+
+def test_lines_are_filled_where_python_reads_them_as_the_same() -> None:
+    call = f"x = f({', '.join(f'argument_{n}={n}' for n in range(20))})"
+    folded = reduce.folded(call)
+    assert 2 < folded.count("\n") + 1 < 6
+    assert ast.dump(ast.parse(folded)) == ast.dump(ast.parse(call))
+    text = f"x = '{'word ' * 40}'"
+    assert reduce.folded(text) == text
 
 
 def test_what_passes_is_no_failure(tmp_path: Path) -> None:
