@@ -42,7 +42,7 @@ def remote(tmp_path: Path) -> Path:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     def call(place: Path, *flags: str) -> int:
-        monkeypatch.setattr(archive, "ROOT", place)
+        monkeypatch.setattr("tools.git.ROOT", place)
         return main(["archive", "--results", str(place / "results"), *flags])
 
     return call
@@ -86,7 +86,7 @@ def test_what_somebody_else_sent_meanwhile_is_not_overwritten(
     def late(*arguments: object) -> None:
         monkeypatch.setattr(archive, "send", send)
         assert call(second, "--push") == 0
-        monkeypatch.setattr(archive, "ROOT", first)
+        monkeypatch.setattr("tools.git.ROOT", first)
         send(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(archive, "send", late)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from werkzeug.serving import make_server
 
+from generator import registry
 from tests.matrix_factory import Results, check, checks, full_results
 from tools import bench_dashboard
 from tools.__main__ import main
@@ -376,8 +377,14 @@ def test_estimates_have_their_error_and_decide_nothing(replayed: Path, tmp_path:
     ],
 )
 def test_a_wrong_price_list_is_refused(
-    replayed: Path, tmp_path: Path, text: str, told: str, capsys: pytest.CaptureFixture[str]
+    replayed: Path,
+    tmp_path: Path,
+    text: str,
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(registry, "read", dict)  # which takes most of the time else
     prices = tmp_path / "prices.toml"
     prices.write_text(text)
     where = ["--database", str(replayed), "--output", str(tmp_path), "--prices", str(prices)]

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
-from tools.scripts import ROOT
-from tools.usage import UsageError, plain
+from tools.git import git
+from tools.usage import UsageError
 
 REMOTE = "origin"
 IDENTITY = {
@@ -44,12 +41,12 @@ def main(options: argparse.Namespace) -> int:
 
 def fetch(commit: str, folder: Path) -> int:
     """Add the runs of `commit` that are not in the results `folder`; how many there were."""
-    _git("fetch", "--quiet", "--depth", "1", REMOTE, commit)
+    git("fetch", "--quiet", "--depth", "1", REMOTE, commit)
     folder.mkdir(parents=True, exist_ok=True)
-    names = set(_git("ls-tree", "--name-only", commit).decode().split())
+    names = set(git("ls-tree", "--name-only", commit).decode().split())
     fresh = sorted(name for name in names if not (folder / name).exists())
     if fresh:
-        data = _git("archive", commit, "--", *fresh)
+        data = git("archive", commit, "--", *fresh)
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             archive.extractall(folder, filter="data")  # refuses what would land elsewhere
     return len(fresh)
@@ -61,36 +58,19 @@ def send(runs: list[str], folder: Path, branch: str, there: str | None) -> None:
     Errors: UsageError where somebody else has changed it.
     """
     folder = folder.resolve()
-    location = {"GIT_DIR": _git("rev-parse", "--absolute-git-dir").decode().strip()}
+    location = {"GIT_DIR": git("rev-parse", "--absolute-git-dir").decode().strip()}
     with tempfile.TemporaryDirectory() as scratch:
         index = {"GIT_INDEX_FILE": str(Path(scratch) / "index"), **location, **IDENTITY}
         files = {"GIT_WORK_TREE": str(folder), **index}
-        _git("add", "--force", "--", *runs, folder=folder, environment=files)
-        tree = _git("write-tree", environment=index).decode().strip()
+        git("add", "--force", "--", *runs, folder=folder, environment=files)
+        tree = git("write-tree", environment=index).decode().strip()
         message = f"{len(runs)} runs of the matrix, {runs[-1]} the last"
-        commit = _git("commit-tree", tree, "-m", message, environment=index).decode().strip()
+        commit = git("commit-tree", tree, "-m", message, environment=index).decode().strip()
     lease = f"--force-with-lease=refs/heads/{branch}:{there or ''}"
-    _git("push", "--quiet", lease, REMOTE, f"{commit}:refs/heads/{branch}")
+    git("push", "--quiet", lease, REMOTE, f"{commit}:refs/heads/{branch}")
 
 
 def _remote_head(branch: str) -> str | None:
     """The commit of the remote's `branch`; None where it has none of that name."""
-    found = _git("ls-remote", REMOTE, f"refs/heads/{branch}").decode().split()
+    found = git("ls-remote", REMOTE, f"refs/heads/{branch}").decode().split()
     return found[0] if found else None
-
-
-def _git(
-    *words: str, folder: Path | None = None, environment: Mapping[str, str] | None = None
-) -> bytes:
-    """What a Git command prints. Errors: UsageError with what Git says."""
-    done = subprocess.run(
-        ["git", *words],
-        cwd=folder or ROOT,
-        env={**os.environ, **(environment or {})},
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        told = plain(done.stderr.decode(errors="replace").strip().replace("\n", " "), 400)
-        raise UsageError(f"git {words[0]}: {told}; mend that, and call it again: nothing is lost")
-    return done.stdout

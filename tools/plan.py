@@ -12,7 +12,6 @@ import re
 import secrets
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from tools import browsers, devices, results, schedule, scripts
+from tools.git import git
 from tools.results import (
     BrokenManifest,
     Job,
@@ -30,7 +30,7 @@ from tools.results import (
     ScriptFacts,
     Shard,
 )
-from tools.usage import CannotWrite, NoDevice, NothingChanged, UsageError, plain, unknown
+from tools.usage import CannotWrite, NoDevice, NothingChanged, UsageError, unknown
 
 DEFAULTS = {"weights": "random", "size": "tiny", "dtype": "float32"}
 SELECTION = (
@@ -248,12 +248,9 @@ def _changed(folder: Path, revision: str) -> set[str]:
 
     Errors: UsageError where Git does not know it.
     """
-    command = ["git", "diff", "--merge-base", "--name-only", "--relative", revision, "--", "."]
-    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if found.returncode:
-        told = plain(found.stderr)
-        raise UsageError(f"--changed {revision}: {told}; `git fetch` brings what is missing")
-    return set(found.stdout.splitlines())
+    command = ("diff", "--merge-base", "--name-only", "--relative", revision, "--", ".")
+    hint = f"`git fetch` brings what --changed {revision} needs"
+    return set(git(*command, folder=folder, hint=hint).decode().splitlines())
 
 
 def choose_devices(asked: Sequence[str], probe: Probe) -> list[str]:

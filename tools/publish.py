@@ -32,6 +32,7 @@ from tools.reports.tables import render_csv, render_json
 
 REPORTS, PAGE = "compatibility_reports", "dashboard/index.html"
 BENCHMARKS = "benchmark_reports"
+SUFFIXES = (".md", ".html")  # of what says that it is ours
 SUMMARY = Section("matrix", "publish")
 BEGIN, END = SUMMARY.begin, SUMMARY.end
 
@@ -52,8 +53,8 @@ def main(options: argparse.Namespace) -> int:
         changed = publish(shown, options.output, options.scripts)
         if records := benchmarks.load(options.benchmarks):
             reports = options.output / BENCHMARKS
-            files = benchmarks.render(records, _relative(options.scripts, reports))
-            changed += replace_all(reports, files)
+            texts = benchmarks.render(records, _relative(options.scripts, reports))
+            changed += replace_all(reports, {reports / name: text for name, text in texts.items()})
     except OSError as error:
         raise ReportError(f"{options.output}: cannot be written ({error})") from error
     columns = ", ".join(column.label for column in matrix.columns)
@@ -86,37 +87,26 @@ def publish(shown: Dashboard, output: Path, scripts: Path) -> list[Path]:
     files = {page: dashboard.render(shown, _relative(scripts, page.parent)).encode("utf-8")}
     for name, data in render(shown, _relative(scripts, reports)).items():
         files[reports / name] = data
-    for path in files:
-        if path.suffix in (".md", ".html") and path.exists() and not _is_ours(path):
-            raise ReportError(
-                f"{path}: is not a published report, so it is not overwritten: move it"
-            )
-    files[readme] = SUMMARY.put(summary, readme)
-    written = [*reports.glob("*.md"), *reports.glob("*.html")]
-    stale = [path for path in written if path not in files and _is_ours(path)]
-    for folder in (reports, page.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    changed = [path for path, data in files.items() if update(path, data)]
-    for path in stale:
-        path.unlink()
-    return changed + stale
+    text = SUMMARY.put(summary, readme)  # which refuses a README without a place for it
+    changed = replace_all(reports, files)
+    return [*changed, *([readme] if update(readme, text) else [])]
 
 
-def replace_all(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Make `folder` hold these `files` and no other report of ours; gives back what changed.
+def replace_all(folder: Path, files: Mapping[Path, bytes]) -> list[Path]:
+    """Write these `files`, and leave no other report of ours in `folder`; returns what changed.
 
-    Errors: ReportError for a file there that is not ours.
+    Errors: ReportError for a file that is not ours, and then nothing was touched.
     """
-    written = {folder / name: data for name, data in files.items()}
-    for path in written:
-        if path.suffix == ".md" and path.exists() and not _is_ours(path):
+    for path in files:
+        if path.suffix in SUFFIXES and path.exists() and not _is_ours(path):
             raise ReportError(
                 f"{path}: is not a published report, so it is not overwritten: move it"
             )
-    stale = [path for path in folder.rglob("*.md") if path not in written and _is_ours(path)]
-    for path in written:
+    written = [path for path in folder.rglob("*") if path.suffix in SUFFIXES]
+    stale = [path for path in written if path not in files and _is_ours(path)]
+    for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
-    changed = [path for path, data in written.items() if update(path, data)]
+    changed = [path for path, data in files.items() if update(path, data)]
     for path in stale:
         path.unlink()
     return changed + stale

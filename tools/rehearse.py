@@ -24,6 +24,7 @@ import yaml
 
 from tools import devices
 from tools.environment import OWN_PYTHON
+from tools.git import git
 from tools.scripts import ROOT
 from tools.usage import UsageError
 
@@ -50,9 +51,9 @@ class Rehearsal:
     def run(self) -> int:
         """Run the jobs in their order; gives back the exit code."""
         start = time.monotonic()
-        _git("clone", "--quiet", "--bare", str(self.source), str(self.remote))
-        commit = _git("-C", str(self.source), "rev-parse", "HEAD")
-        if _git("-C", str(self.source), "status", "--porcelain", "--untracked-files=no"):
+        git("clone", "--quiet", "--bare", str(self.source), str(self.remote))
+        commit = git("rev-parse", "HEAD", folder=self.source).decode().strip()
+        if git("status", "--porcelain", "--untracked-files=no", folder=self.source):
             print("Changes that are not committed are not rehearsed.")
         workflow = yaml.safe_load((self.source / WORKFLOW).read_text(encoding="utf-8"))
         there = {each["device"] for each in devices.probe([]) if each["why_not"] is None}
@@ -90,8 +91,8 @@ class Rehearsal:
             action = step.get("uses", "").partition("@")[0].rpartition("actions/")[2]
             inputs = {key: filled(str(v), facts) for key, v in step.get("with", {}).items()}
             if action == "checkout":
-                _git("clone", "--quiet", str(self.remote), str(place))
-                _git("-C", str(place), "checkout", "--quiet", commit)
+                git("clone", "--quiet", str(self.remote), str(place))
+                git("checkout", "--quiet", commit, folder=place)
             elif action == "setup":
                 continue  # this Python is the shared environment
             elif action == "upload-artifact":
@@ -171,10 +172,3 @@ def absent(job: Mapping[str, Any], values: Mapping[str, str], there: set[str]) -
 def filled(text: str, facts: Mapping[str, str]) -> str:
     """`text` with the expressions replaced by `facts`; one that nobody knows is empty."""
     return re.sub(r"\$\{\{ *([^}]*?) *\}\}", lambda found: facts.get(found[1], ""), text)
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UsageError(f"git {words[0]}: {done.stderr.strip()}")
-    return done.stdout.strip()
