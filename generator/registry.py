@@ -287,7 +287,8 @@ def checked(kind: type[T], where: str, table: object, **given: str) -> T:
     """The dataclass `kind` made of `table` (and `given`), whose keys and types must be its own."""
     if not isinstance(table, dict):
         raise RegistryError(f"{where} is no table")
-    hints = {k: hint for k, hint in _hints(kind).items() if k not in given}
+    known = _hints(kind)  # type: ignore[arg-type]  # all types can be keys
+    hints = {k: hint for k, hint in known.items() if k not in given}
     for key in table.keys() - hints.keys():
         raise RegistryError(f"{where} has unknown key {key!r}{suggest(key, hints)}")
     for f in fields(kind):  # type: ignore[arg-type]  # T is bound to dataclasses by its callers
