@@ -18,6 +18,7 @@ from tools.usage import UsageError
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 VALUES = {
+    "DATASET": "me/benchmarks",
     "DEVICE": "cpu",
     "SHARD": "1/2",
     "BASE": "main",
@@ -64,6 +65,19 @@ def test_each_job_has_least_rights_and_an_end() -> None:
     for where, job in jobs():
         assert job["timeout-minutes"] <= 120, where
         assert job.get("permissions") or where.endswith("pages"), where
+
+
+def test_secrets_are_for_protected_environments_and_nothing_is_sent_unasked() -> None:
+    for path in WORKFLOWS:
+        workflow = yaml.safe_load(path.read_text("utf-8"))
+        assert "secrets." not in str({**workflow, "jobs": None}), path
+    for where, job in jobs():
+        if "secrets." in str(job):
+            assert job["environment"], where
+        sends = [s for s in job["steps"] if re.search("--(create-pr|commit)", s.get("run", ""))]
+        if sends:
+            assert job["if"] == "${{ inputs.send }}", where  # null where a schedule starts it
+            assert job["environment"], where
 
 
 def test_actions_are_pinned_and_expressions_stay_out_of_the_shell() -> None:
