@@ -107,6 +107,58 @@ def decision_inputs(candidate: Candidate) -> dict[str, Tree]:
     }
 
 
+def folding_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Two complexes of nine and seven tokens of three atoms each, and proteins aligned to them.
+
+    The first has two chains of residues and a ligand of two tokens; the second has one chain.
+    """
+    chains, width, depth, each = [4, 3, 2], 9, 3, 3
+    atoms = [token for token in range(width) for _ in range(each)]
+    lengths = [width, width - 2]
+    aligned = {"kind": "ragged_pixels", "sizes": [[depth, length] for length in lengths]}
+
+    def by_chain(names: list[int]) -> list[int]:
+        return [name for name, length in zip(names, chains, strict=True) for _ in range(length)]
+
+    def numbers(first: list[int], second: list[int]) -> Tree:
+        return {"kind": "numbers", "values": [first, second]}
+
+    def ids(low: int, high: int | str, *shape: int) -> Tree:
+        return {"kind": "token_ids", "shape": [2, *shape], "low": low, "high": high}
+
+    def boolean(of: Tree) -> Tree:
+        return {"kind": "boolean", "of": of}
+
+    one = [0] * width
+    positions = [*range(width)]
+    residues = [*range(chains[0]), *range(chains[1]), *[0] * chains[2]]
+    counted = len(atoms)
+    return {
+        "token_index": numbers(positions, positions),
+        "residue_index": numbers(residues, positions),
+        "asym_id": numbers(by_chain([0, 1, 2]), one),
+        "sym_id": numbers(by_chain([0, 1, 0]), one),
+        "entity_id": numbers(by_chain([1, 1, 2]), [1] * width),
+        "mol_type": numbers(by_chain([0, 0, 3]), one),
+        "res_type": ids(2, 23, width),
+        "input_ids": ids(SPECIAL_IDS_END, 24, width),
+        "token_bonds": values(2, width, width, 1),
+        "attention_mask": boolean(mask(lengths)),
+        "ref_pos": values(2, counted, 3),
+        "ref_charge": ids(0, 3, counted),
+        "ref_element": ids(6, 9, counted),
+        "ref_atom_name_chars": ids(1, "config.char_vocab_size", counted, 4),
+        "ref_space_uid": numbers(atoms, atoms),
+        "atom_attention_mask": boolean(mask([each * length for length in lengths])),
+        "atom_to_token": numbers(atoms, atoms),
+        "deletion_mean": values(2, width),
+        "msa": ids(2, 23, depth, width),
+        "msa_attention_mask": boolean(aligned),
+        "has_deletion": boolean(ids(0, 2, depth, width)),
+        "deletion_value": values(2, depth, width),
+    }
+
+
 def document_inputs(candidate: Candidate) -> dict[str, Tree]:
     """For each row documents with the question before them, how well each suits, and an answer."""
     lengths = [11, 9, 10, 8, 6, 7]  # three documents a row
@@ -505,6 +557,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "encoder_decoder": seq2seq_inputs,
     "retrieval_augmented": document_inputs,
     "decision": decision_inputs,
+    "protein_folding": folding_inputs,
     "vision": vision_inputs,
     "dual_encoder": dual_inputs,
     "sigmoid_dual_encoder": dual_inputs,
