@@ -115,6 +115,7 @@ NO_GRADIENT: dict[str, str] = {
 }  # parameters -> why they have none
 GOLDEN = {
     "logits": (1.080566877, -1.240917265, 1.106373816),
+    "speaking": (0.6393228748, 1.682647163, -0.61179023),
     "attention_bias": (1.082111887, -1.919678055, 0.2133754532),
     "codec_config.attention_bias": (1.079382599, -1.030432673, 0.5084136034),
     "codec_config.use_causal_conv": (1.090659215, -1.862068502, 1.001856899),
@@ -194,7 +195,27 @@ def build_inputs(config: CsmConfig, seed: int) -> Tensors:
 
 def build_parts(config: CsmConfig, seed: int) -> dict[str, tuple[Any, Any, Tensors]]:
     """What else belongs to the model: classes, their configurations and inputs."""
-    return {}
+    return {
+        "speaking": (
+            CsmForConditionalGeneration,
+            config,
+            {
+                "input_ids": with_placeholders(
+                    token_ids("input_ids", shape=(2, 20), low=5, high=99, seed=seed),
+                    token=config.audio_token_id,
+                    count=(10, 7),
+                ),
+                "attention_mask": ragged_mask(lengths=(20, 16), width=20),
+                "input_values": normals("input_values", shape=(2, 1, 400), seed=seed),
+                "input_values_cutoffs": numbers(values=((400,), (280,))),
+                "labels": with_placeholders(
+                    token_ids("labels", shape=(2, 20), low=5, high=99, seed=seed),
+                    token=config.audio_token_id,
+                    count=(10, 7),
+                ),
+            },
+        ),
+    }
 
 
 def test_batch_invariance(subject: Subject) -> None:

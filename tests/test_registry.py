@@ -139,6 +139,16 @@ def test_what_toml_cannot_hold_is_refused(tmp_path: Path) -> None:
             r"\[bert.checks\] 'tying' cannot be: templates/encoder",
         ),
         (
+            "[bert.outputs]",
+            "[bert.parts.videos]\nmodel = 'BertModel'\n[bert.outputs]",
+            r"\[bert.parts.videos\] has model; it needs 'inputs' and, where it is another model",
+        ),
+        (
+            "[bert.outputs]",
+            "[bert.parts.videos.inputs]\nx = {kind = 'maks'}\n[bert.outputs]",
+            r"\[bert.parts.videos.inputs\] x: unknown kind 'maks' .*'mask'",
+        ),
+        (
             "input_ids = [60.0]",
             "input_id = [60.0]",
             r"'input_id' is not in \[bert.outputs\] .*'input_ids'",

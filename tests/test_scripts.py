@@ -254,6 +254,17 @@ def cache_forgets(patch: Patch) -> None:
     patch.setattr(layer, "update", spoil)
 
 
+def videos_scaled(patch: Patch) -> None:
+    model = transformers.Glm4vModel
+    features = model.get_video_features
+
+    @functools.wraps(features)
+    def spoil(self: Any, pixels: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return features(self, pixels * 1.001, *args, **kwargs)
+
+    patch.setattr(model, "get_video_features", spoil)
+
+
 FAULTS: list[tuple[Callable[[Patch], None], str, str, str]] = [
     (nan_in_output, "bert", "forward", "NaN"),
     (hidden_state_missing, "bert", "forward", "shapes"),
@@ -270,6 +281,7 @@ FAULTS: list[tuple[Callable[[Patch], None], str, str, str]] = [
     (low_precision, "bert", "device_parity", "fp64"),
     (head_scaled, "bert", "heads", "BertForTokenClassification has the fingerprint"),
     (head_remembers, "bert", "heads", "BertForTokenClassification changes.*classes"),
+    (videos_scaled, "glm4v", "parts", "videos has the fingerprint"),
     (asking_changes_the_answer, "bert", "forward", "hidden states and the like"),
     (switch_ignored, "llama", "golden", "mlp_bias has the fingerprint"),
     (loss_not_masked, "bert", "loss", "formula"),
