@@ -183,6 +183,19 @@ def test_the_reports_say_what_each_record_is(records: Path) -> None:
     assert files == report.render(report.load(records), "../fixed_tests")
 
 
+def test_a_price_list_gives_what_calls_and_tokens_cost(records: Path) -> None:
+    loaded = report.load(records)
+    text = report.render(loaded, "x", {"cpu": 3.6})["README.md"].decode()
+    assert "$ / 1,000 calls | $ / 1 M tokens |" in text
+    line = next(line for line in text.splitlines() if "| cpu | float32 | 1 | 100 ms" in line)
+    assert line.endswith("| 0.1 | n/a |")
+    assert report.costs(loaded[0] | {"generation": {"tokens_per_second": 100.0}}, {"cpu": 3.6}) == [
+        "0.1",
+        "10",
+    ]
+    assert "$" not in report.render(loaded, "x")["README.md"].decode()
+
+
 def test_a_quiet_measurement_is_not_replaced_by_a_noisy_one(records: Path) -> None:
     first = results.read_benchmark(records / "20260101T120000Z" / "0.json")
     later = records / "20260102T120000Z"

@@ -8,7 +8,6 @@ leaving cells out (cross-validation), and told beside each of them.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,6 @@ import numpy as np
 
 from tools import scripts
 from tools.reports.data import Column, Family, Matrix
-from tools.usage import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Measured = Literal["latency", "memory"]
 Key = tuple[str, Column]
@@ -166,26 +159,3 @@ def _facts(matrix: Matrix, family: Family, folder: Path) -> list[float]:
 
 def _log(value: float | None) -> float:
     return math.log(value) if value else math.nan
-
-
-def prices(path: Path | None, columns: Sequence[Column]) -> dict[Column, float]:
-    """What an hour of the device of each column costs, in $, from a price list.
-
-    The list is TOML: a table `[usd_per_hour]` with a line `device = price`. Errors: UsageError.
-    """
-    if path is None:
-        return {}
-    try:
-        listed = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--prices {path}: cannot be read ({error})") from error
-    table = listed.pop("usd_per_hour", None)
-    if listed or not isinstance(table, dict):
-        raise UsageError(
-            f"--prices {path}: must hold one table, [usd_per_hour], with device = price"
-        )
-    for device, price in table.items():
-        number = isinstance(price, (int, float)) and not isinstance(price, bool)
-        if not number or not 0 <= price < math.inf:
-            raise UsageError(f"--prices {path}: [usd_per_hour] {device} = {price!r} is no price")
-    return {column: float(table[column.device]) for column in columns if column.device in table}

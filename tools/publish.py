@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from generator import registry
-from tools import hub
+from tools import hub, prices
 from tools.benchmark import report as benchmarks
 from tools.dashboard import page as dashboard
 from tools.dashboard.page import Dashboard
@@ -53,7 +53,8 @@ def main(options: argparse.Namespace) -> int:
         changed = publish(shown, options.output, options.scripts)
         if records := benchmarks.load(options.benchmarks):
             reports = options.output / BENCHMARKS
-            texts = benchmarks.render(records, _relative(options.scripts, reports))
+            listed = prices.read(options.prices)
+            texts = benchmarks.render(records, _relative(options.scripts, reports), listed)
             changed += replace_all(reports, {reports / name: text for name, text in texts.items()})
     except OSError as error:
         raise ReportError(f"{options.output}: cannot be written ({error})") from error

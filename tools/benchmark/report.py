@@ -9,13 +9,13 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from tools import results
+from tools import prices, results
 from tools.reports import form, markdown, picture
 from tools.reports.data import ReportError
 from tools.results import BrokenRecord
@@ -41,9 +41,14 @@ def load(folder: Path) -> list[Record]:
     return sorted(found.values(), key=lambda record: [str(record[name]) for name in KEY])
 
 
-def render(records: Sequence[Record], scripts: str) -> dict[str, bytes]:
-    """All files of the reports by name; `scripts` is the way from there to the scripts."""
-    texts = {"README.md": overview(records), "benchmarks.csv": table(records)}
+def render(
+    records: Sequence[Record], scripts: str, per_hour: Mapping[str, float] | None = None
+) -> dict[str, bytes]:
+    """All files of the reports by name; `scripts` is the way from there to the scripts.
+
+    With `per_hour`, what an hour of each device costs in $, they have the cost of calls and tokens.
+    """
+    texts = {"README.md": overview(records, per_hour or {}), "benchmarks.csv": table(records)}
     texts["benchmarks.json"] = json.dumps(list(records), indent=1, sort_keys=True) + "\n"
     for family, of_family in grouped(records, "family").items():
         texts[f"families/{family}.md"] = page(family, of_family, scripts)
@@ -62,7 +67,7 @@ def grouped(records: Iterable[Record], key: str) -> dict[str, list[Record]]:
     return dict(sorted(found.items()))
 
 
-def overview(records: Sequence[Record]) -> str:
+def overview(records: Sequence[Record], per_hour: Mapping[str, float]) -> str:
     """README.md: how it was measured, then a table for each architecture."""
     counts = {status: len(of) for status, of in grouped(records, "status").items()}
     told = ", ".join(f"{number} {status}" for status, number in counts.items())
@@ -84,7 +89,10 @@ def overview(records: Sequence[Record]) -> str:
             "memory", "parameters", "of roofline",
         ]  # fmt: skip
         rows = [row(record) for record in of_architecture]
-        lines.append(markdown.table(header, rows, 7) + "\n")
+        if per_hour:
+            header += ["$ / 1,000 calls", "$ / 1 M tokens"]
+            rows = [[*row(record), *costs(record, per_hour)] for record in of_architecture]
+        lines.append(markdown.table(header, rows, len(header) - 3) + "\n")
     return "\n".join(lines)
 
 
@@ -112,6 +120,20 @@ def row(record: Record) -> list[str]:
         form.memory(record["memory"]["device"] or record["memory"]["resident"]),
         form.count(record["parameters"]),
         f"{share:.0%}" if share else form.NOTHING,
+    ]
+
+
+def costs(record: Record, per_hour: Mapping[str, float]) -> list[str]:
+    """What 1,000 calls and a million tokens cost on the device of a record, in $."""
+    price, tokens = per_hour.get(record["device"]), record.get("generation")
+    seconds = record["latency"]["median"] if record["status"] == "measured" else None
+    times = (
+        (seconds, 1000),
+        (tokens and seconds and 1 / tokens["tokens_per_second"], 1_000_000),
+    )
+    return [
+        f"{prices.of_calls(price, each, calls):.3g}" if price is not None and each else form.NOTHING
+        for each, calls in times
     ]
 
 

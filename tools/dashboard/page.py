@@ -22,6 +22,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tools import database, history, prediction
+from tools import prices as price_list
 from tools.history import ALL_FAMILIES, Change, History
 from tools.prediction import Estimates
 from tools.reports import form, tables
@@ -57,7 +58,8 @@ def load(path: Path, matrix: Matrix, scripts: Path, prices: Path | None) -> Dash
 
     `scripts` is the folder of the scripts. Errors: ReportError, UsageError.
     """
-    listed = prediction.prices(prices, matrix.columns)
+    table = price_list.read(prices)
+    listed = {c: table[c.device] for c in matrix.columns if c.device in table}
     try:
         with database.connect(path) as connection:
             past = history.read(connection)
@@ -227,8 +229,7 @@ def _estimates(dashboard: Dashboard, key: tuple[str, Column]) -> dict[str, Any]:
             value = float(f"{estimates.values[key] * unit:.4g}")
             found[measure] = {"value": value, "error": estimates.most}
     if "latency" in found and key[1] in dashboard.prices:
-        hours = found["latency"]["value"] / 1e6 / 3600
-        cost = hours * dashboard.prices[key[1]] * 1000
+        cost = price_list.of_calls(dashboard.prices[key[1]], found["latency"]["value"] / 1e6)
         found["cost"] = {"value": cost, "error": found["latency"]["error"]}
     return found
 
