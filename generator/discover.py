@@ -19,6 +19,7 @@ import resource
 import sys
 import time
 import traceback
+import typing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ import transformers
 from generator import ROOT, heads, registry
 from generator.inputs import INPUTS, Candidate, make_input
 from generator.shrink import RELAXATIONS, Tree, instantiate, shrink, shrunk_part
-from templates import _random, _story
+from templates import _random, _story, _subject
 from templates._compare import fingerprint, flatten, joined
 from templates._heads import Head, Switched
 from templates._parts import Part
@@ -74,6 +75,7 @@ HEADS = (
     ("MODEL_FOR_BACKBONE_MAPPING", "backbone"),
 )
 LABELS = 5  # classes of classifiers
+ABSENT = -1024.0  # what SAM gives for each pixel of an object that it does not see
 # What every model imports, in 3 of its 4 seconds: imported before processes are forked.
 COMMON = (
     "transformers.modeling_utils",
@@ -210,6 +212,7 @@ class Override:
     insensitive: list[str] = field(default_factory=list)  # inputs that the model ignores
     no_gradient: list[str] = field(default_factory=list)  # patterns of parameters
     not_applicable: list[str] = field(default_factory=list)  # checks
+    rounded: list[str] = field(default_factory=list)  # patterns of outputs: from half precision
     requires: list[str] = field(default_factory=list)  # pip packages
     coverage: str | None = None  # "partial": a modality is left out; "fallback": another class
 
@@ -385,7 +388,7 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         coverage=limit.coverage if limit and limit.coverage else "full",
         coverage_reason=limit.reason if limit else None,
         options=options,
-        constants=constants(candidate),
+        constants=constants(candidate, overrides),
         insensitive={name: each.reason for each in overrides for name in each.insensitive},
         no_gradient=cross_attention(further)
         | {p: override.reason for override in overrides for p in override.no_gradient},
@@ -409,7 +412,13 @@ def refresh(family: str, entry: registry.Entry) -> registry.Entry:
 
 def stage(candidate: Candidate, attentions: list[str], experts: list[str], options: Tree) -> None:
     """Let the code that templates share have the model of `candidate` for a script."""
+    template = importlib.import_module(f"templates.{candidate.architecture}")
+    for name, fact in template.SLOTS.items():  # classes that the template's own call names
+        if fact == "constants.session_class":
+            setattr(template, name, session_class(candidate))
     _story.active = SimpleNamespace(  # type: ignore[assignment]
+        call_model=getattr(template, "call_model", _subject.call_model),
+        ROUNDED={},
         MODEL_CLASS=candidate.model_class.__name__,
         ATTENTIONS=attentions,
         EXPERTS=experts,
@@ -440,11 +449,20 @@ def make_inputs(specs: Tree, config: Any, seed: int) -> dict[str, torch.Tensor]:
     return {name: make_input(name, spec, config, seed) for name, spec in specs.items()}
 
 
-def constants(candidate: Candidate) -> Tree:
+def constants(candidate: Candidate, overrides: list[Override]) -> Tree:
     """What only the template of the architecture names."""
     if candidate.architecture == "state_space":
         return {"cache": next(iter(candidate.parameters & CACHES))}
+    if "inference_session" in candidate.parameters:
+        rounded = {name: each.reason for each in overrides for name in each.rounded}
+        return {"session_class": session_class(candidate).__name__, "rounded": rounded}
     return {}
+
+
+def session_class(candidate: Candidate) -> Any:
+    """The class of what the model keeps of a video, which is no tensor."""
+    hints = typing.get_type_hints(candidate.model_class.forward)
+    return hints["inference_session"]
 
 
 def full_size(model_class: Any) -> tuple[dict[str, int], str | None]:
@@ -476,6 +494,7 @@ def living_subject(parts: list[str]) -> Subject:
         subject = Subject("cpu", seed=seed)
         least = {"matching_scores": 0.0, "single_inputs": 0.0}  # no match; of no other kind
         found = dict(subject.expected)
+        least |= {n: 0.9 for n in found if n.startswith("pred_masks.")}  # nearly all objects
         for name in parts:
             found |= flatten(Part("cpu", seed=seed, part=name).expected, name)
         dead = [n for n, v in found.items() if not alive(v, least.get(n, 0.5))]
@@ -590,9 +609,10 @@ def golden(value: torch.Tensor) -> list[float]:
 
 
 def alive(value: torch.Tensor, least: float = 0.5) -> bool:
-    """Whether an output is finite and more than `least` of it not zero; any integers will do."""
+    """Whether an output is finite and more than `least` of it shows something; integers will do."""
     live = value if value.is_floating_point() else torch.ones(1)
-    return bool(torch.isfinite(live).all()) and bool((live != 0).float().mean() > least)
+    shown = (live != 0) & (live != ABSENT)
+    return bool(torch.isfinite(live).all()) and bool(shown.float().mean() > least)
 
 
 def seeded(candidate: Candidate, seed: int) -> Any:

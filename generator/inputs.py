@@ -225,6 +225,19 @@ def prompted_inputs(candidate: Candidate) -> dict[str, Tree]:
     }
 
 
+def tracking_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """A short video, and on its second frame points, a box and a mask, each of an object."""
+    size = image(candidate)[1]
+    return {
+        "pixel_values_videos": values(4, 3, size, size),
+        "input_points": {"kind": "numbers", "values": [[[[9.0, 20.0], [30.0, 12.0]]]]},
+        "input_labels": {"kind": "numbers", "values": [[[1, 0]]]},
+        "input_boxes": {"kind": "boxes", "shape": [1, 1], "size": 64.0},
+        "input_masks": {"kind": "token_ids", "shape": [1, 1, size, size], "low": 0, "high": 2},
+        "frame_idx": {"kind": "numbers", "values": [1]},
+    }
+
+
 def pair_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Images that are not square, each with a second that shows the same scene moved."""
     return {"pixel_values": {"kind": "shifted_pairs", "shape": [2, 3, 96, 64], "shift": 8}}
@@ -529,6 +542,12 @@ def audio_dual_inputs(candidate: Candidate) -> dict[str, Tree]:
     return {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)}
 
 
+def video_dual_inputs(candidate: Candidate) -> dict[str, Tree]:
+    """Texts and videos, which are given by hand: the size of images is that of another library."""
+    frames = {"padding_mask_videos": mask([4, 3])}
+    return {"input_ids": tokens(candidate), "attention_mask": mask(LENGTHS)} | frames
+
+
 def speech_synthesis_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Texts; what else a model reads (speakers, noise) is given by hand."""
     return text_inputs(candidate) | candidate.given
@@ -578,6 +597,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "depth": vision_inputs,
     "universal_segmentation": pyramid_inputs,
     "mask_generation": prompted_inputs,
+    "video_segmentation": tracking_inputs,
     "keypoint_detection": pyramid_inputs,
     "keypoint_matching": pair_inputs,
     "pose_estimation": vision_inputs,
@@ -591,6 +611,7 @@ INPUTS: dict[str, Callable[[Candidate], dict[str, Tree]]] = {
     "audio_autoencoder": codec_inputs,
     "transducer": speech_inputs,
     "audio_dual_encoder": audio_dual_inputs,
+    "video_dual_encoder": video_dual_inputs,
     "text_to_speech": speech_synthesis_inputs,
     "drafter": drafter_inputs,
     "vocoder": vocoder_inputs,

@@ -61,6 +61,8 @@ CHECKS = (  # all that templates may have, in the order in which a script has th
     "sequence",
     "memory",
     "forgetting",
+    "streaming",
+    "late_object",
     "gradients",
     "loss",
     "heads",

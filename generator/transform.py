@@ -130,11 +130,12 @@ class Templates:
         """What takes the place of a slot: an expression in a constant or function, else a text."""
         table, _, key = fact.partition(".")
         if table == "constants" and key in entry.constants:
-            return literal(entry.constants[key])
-        if fact not in FACTS:
+            value = entry.constants[key]
+        elif fact in FACTS:
+            value = getattr(entry, fact)
+        else:
             problem = f"slot {slot!r}: the registry has no {fact!r} of {entry.family}"
             raise source.error(problem + suggest(fact, FACTS))
-        value = getattr(entry, fact)
         if slot not in source.units:
             return str(value)
         if fact == "inputs":
@@ -197,6 +198,8 @@ class Templates:
 
     def resolved(self, source: Source, name: str, template: Source) -> Unit | set[Import] | None:
         """The definition or the imports behind a name in `source`; None of what is built in."""
+        if name in template.units:  # what a template defines precedes what is shared
+            return template.units[name]
         for place in (source, template):  # shared code names constants of the script
             if name in place.units:
                 return place.units[name]

@@ -1,7 +1,8 @@
 """Stands for the script itself in code that templates share.
 
 Shared code says `story.GOLDEN` for the constant of the template that uses it; in a generated
-script, where both stand in one file, the generator writes plain `GOLDEN`.
+script, where both stand in one file, the generator writes plain `GOLDEN`. What a template need not
+define (`call_model`, `ROUNDED`) is that of `_subject.py` where it does not.
 """
 
 from __future__ import annotations
@@ -14,4 +15,6 @@ active: ModuleType | None = None  # set by tests; a template that runs as a prog
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(active or sys.modules["__main__"], name)
+    script = active or sys.modules["__main__"]
+    holder = script if hasattr(script, name) else sys.modules["templates._subject"]
+    return getattr(holder, name)

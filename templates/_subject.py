@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import math
 import re
 import tempfile
 import time
@@ -127,13 +128,17 @@ class Subject:
         """Per output the RMSE that rounding explains.
 
         2 times what a plain CPU run in this type costs (3 times in half precision), that cost
-        itself bounded, and a floor of some roundings.
+        itself bounded, and a floor of some roundings. Where the model rounds to half precision by
+        design, something may round otherwise, which costs more: the bound of the cost is taken.
         """
         plain = self.run(self.build(dtype=self.dtype), self.inputs)
         half = self.eps > 1e-6
         factor, most, floor = (3, 0.1, self.eps) if half else (2, 1e-4, 8 * self.eps)
+        cost = {name: rmse(plain[name], value) for name, value in self.expected.items()}
+        if not half:
+            cost |= {n: math.inf for n in cost for p in story.ROUNDED if fnmatch.fnmatch(n, p)}
         return {
-            name: factor * min(rmse(plain[name], value), most * rms(value)) + floor * rms(value)
+            name: factor * min(cost[name], most * rms(value)) + floor * rms(value)
             for name, value in self.expected.items()
         }
 
@@ -149,7 +154,7 @@ class Subject:
         """Call `model` on `inputs` moved to its device, floating point ones in its type."""
         seed_generators(self.seed, model.device)  # for models that draw random numbers by design
         with fp64_throughout() if model.dtype == torch.float64 else nullcontext():
-            return model(**placed(inputs, model), **(story.OPTIONS | options))
+            return story.call_model(model, placed(inputs, model), **(story.OPTIONS | options))
 
     def run(self, model: Any, inputs: Tensors, **options: Any) -> Tensors:
         """The outputs of `model` on `inputs` by name, on the CPU, floating point ones in fp64."""
@@ -196,6 +201,14 @@ class Subject:
                     parameter.add_(directions[name], alpha=move)
                 values.append(self.objective(reference).item())
         return float(values[0] - values[1]) / (2 * step)
+
+
+ROUNDED: dict[str, str] = {}  # outputs of fp32 models that depend on half precision -> why
+
+
+def call_model(model: Any, inputs: Tensors, **options: Any) -> Any:
+    """What `model` gives for `inputs`; a template whose model takes no tensors has its own."""
+    return model(**inputs, **options)
 
 
 def excused(parameter: str) -> bool:

@@ -25,15 +25,15 @@ from tests.generator_fixtures import GOLDEN, scripts
 ROOT = Path(__file__).parents[1]
 FAMILIES = registry.template_families()
 LINES_OF_STORY, LINES_OF_SCRIPT = 250, 2400  # of the latter the aim is 450
-# Configurations of several models in one, inputs of three kinds, layers of many kinds.
+# Configurations of several models in one, inputs of three kinds, layers of many kinds, sessions.
 LONGER = {  # their configurations hold several models, with many switches
     "cohere_compass", "cosmos3_omni", "deepseek_ocr2", "deepseek_vl_hybrid", "dots3_note",
-    "ernie4_5_vl_moe", "esmfold2", "gemma3n", "gemma4", "gemma4_unified", "glm5_next",
-    "granite4_vision", "inkling", "lfm3_vl", "minicpmv4_7", "minimax_m3_vl", "molmo2", "muse_spark",
-    "nemotron3_5_asr", "nemotron3_5_transcribe", "nemotron_asr_streaming", "nemotron_h_omni",
-    "omdet_turbo", "oneformer", "pe_audio_video", "phi4_multimodal", "qwen2_5_omni", "qwen2_5_vl",
-    "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "rag",
-    "unlimited_ocr",
+    "edgetam_video", "ernie4_5_vl_moe", "esmfold2", "gemma3n", "gemma4", "gemma4_unified",
+    "glm5_next", "granite4_vision", "inkling", "lfm3_vl", "minicpmv4_7", "minimax_m3_vl", "molmo2",
+    "muse_spark", "nemotron3_5_asr", "nemotron3_5_transcribe", "nemotron_asr_streaming",
+    "nemotron_h_omni", "omdet_turbo", "oneformer", "pe_audio_video", "phi4_multimodal",
+    "qwen2_5_omni", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl",
+    "qwen3_vl_moe", "qwen4_exp", "rag", "sam2_video", "sam3_tracker_video", "unlimited_ocr",
 }  # fmt: skip
 
 
