@@ -22,7 +22,7 @@ from tools.scripts import find, read
 from tools.usage import UsageError, unknown
 
 LINES = 60
-PLAIN_IMPORTS = ("functools", "torch", "transformers")  # of PLAIN
+PLAIN_IMPORTS = ("functools", "tempfile", "torch", "transformers")  # of PLAIN
 TRIES = 3
 SECONDS = 300
 WIDTH = 120
@@ -40,7 +40,8 @@ class Subject:
         model = MODEL(build_config()).eval()
         WEIGHTS
         ATTENTION
-        return model.to(getattr(torch, dtype))
+        IN_TYPE
+        return model
 
     def fresh(self):
         return self.build(dtype=self.dtype)
@@ -107,6 +108,10 @@ def token_ids(name, shape, low, high, seed=0):
     return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
 """
 SETTINGS = {"device": "cpu", "weights": "random", "size": "tiny", "eps": 1e-7}
+LOADED = """\
+if dtype != "float32":  # as users load it, which keeps some in fp32
+    model.save_pretrained(folder := tempfile.mkdtemp())
+    model = type(model).from_pretrained(folder, dtype=getattr(torch, dtype)).eval()"""
 RANDOM = """\
 for p in model.parameters():
     torch.nn.init.normal_(p, std=min(0.25, (p[0].numel() if p.ndim > 1 else 16) ** -0.5))"""
@@ -187,6 +192,8 @@ def reduced(script: Path, check: str, exact: bool, wanted: Failure) -> str:
     if not constants.get("OPTIONS"):
         plain = plain.replace("(OPTIONS | options)", "options")
     plain = plain.replace("        WEIGHTS\n", f"        {weights}\n")
+    loaded = "        " + LOADED.replace("\n", "\n        ") + "\n"
+    plain = plain.replace("        IN_TYPE\n", loaded if check.startswith("dtype") else "")
     attention = f"        {MODEL}\n" if constants.get("ATTENTIONS") else ""
     plain = plain.replace("        ATTENTION\n", attention).replace("SEED", str(constants["SEED"]))
     replaced = definitions(ast.parse(plain))
