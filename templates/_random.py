@@ -192,25 +192,26 @@ def set_weights(model: torch.nn.Module, seed: int) -> None:
 
 
 def settle(model: torch.nn.Module, run: Callable[[Any], object]) -> None:
-    """Give the batch norms of `model` the statistics of what they read in `run(a copy of it)`.
+    """Scale the statistics of the batch norms of `model` to what they read in `run(a copy of it)`.
 
-    With others the signal of a deep CNN fades beside its biases, and no input would matter. What
-    hardly varies counts as varying more: divided by next to nothing it would be rounding.
+    With those of another size the signal of a deep CNN fades beside its biases, and no input would
+    matter. They are not measured channel by channel, as training does: over the few pixels of a
+    tiny batch what varies little would be enlarged in each layer, and its rounding with it.
     """
 
     def has_statistics(module: torch.nn.Module) -> bool:  # frozen norms are of classes of their own
         return getattr(module, "running_mean", None) is not None
 
-    def measure(module: Any, read: tuple[torch.Tensor, ...]) -> None:
-        axes = [axis for axis in range(read[0].ndim) if axis != 1]
-        mean, variance = read[0].mean(axes), read[0].var(axes, correction=0)
-        module.running_mean.copy_(mean)
-        module.running_var.copy_(2 * variance + mean.square() + variance.mean())
+    def scale(module: Any, read: tuple[torch.Tensor, ...]) -> None:
+        hooks.pop(module).remove()  # what it reads first counts
+        size = read[0].square().mean()
+        module.running_mean.mul_(size.sqrt())
+        module.running_var.mul_(size)
 
     if any(map(has_statistics, model.modules())):
         probe = copy.deepcopy(model)
-        for module in filter(has_statistics, probe.modules()):
-            module.register_forward_pre_hook(measure)
+        norms = filter(has_statistics, probe.modules())
+        hooks = {module: module.register_forward_pre_hook(scale) for module in norms}
         with torch.no_grad():
             run(probe)
         found = {n: v for n, v in probe.state_dict().items() if ".running_" in n}

@@ -93,7 +93,7 @@ SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> t
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {"logits": (0.3732600598, -0.3779078547, -0.1259653243)}
+GOLDEN = {"logits": (0.8016606502, -0.5692966513, -0.2414672637)}
 
 
 def build_config() -> SegformerConfig:
