@@ -185,12 +185,12 @@ def assert_gradients(subject: Subject) -> None:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not learns(parameter, subject.seed):
             dead.add(name)
-        elif parameter.grad is not None and excused(name):
-            living.add(name)
-        elif parameter.grad is not None:
+        elif parameter.grad is not None and not excused(name):
             gradient = parameter.grad.cpu().double()
             direction = normals(f"direction {name}", parameter.shape).double()
             slopes.append((gradient * direction).sum())
+        elif parameter.grad is not None and rms(parameter.grad) > 0:
+            living.add(name)
     model.zero_grad()
     wrong = sorted(name for name in dead if not excused(name))
     assert not wrong, f"no gradient, or zero, or not finite: {wrong}"

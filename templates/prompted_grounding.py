@@ -134,19 +134,19 @@ NO_GRADIENT: dict[str, str] = {
     ),
 }  # parameters -> why they have none
 GOLDEN = {
-    "decoder_coord_logits": (0.2555599195, -0.06937159994, 0.1758593126),
-    "decoder_class_logits": (1.56768497, -2.448997016, -1.24789462),
+    "decoder_coord_logits": (0.2208738583, -0.1584947137, 0.1896573315),
+    "decoder_class_logits": (1.67212716, -2.491013503, -1.387764348),
     "init_reference_points": (2.235666056, 1.556435379, 0.7800998988),
-    "intermediate_reference_points": (0.2465849095, -0.02150697875, 0.1776190051),
-    "encoder_coord_logits": (0.3454823726, 0.08620693517, 0.2843130291),
-    "encoder_class_logits": (4.970504641, 0.4236423795, 2.398369324),
-    "encoder_extracted_states.0": (0.6755491532, -0.1575396364, -0.6910957195),
-    "encoder_extracted_states.1": (0.593846842, 0.074015284, 0.7858950156),
-    "encoder_extracted_states.2": (0.6658089784, 0.02157177589, -0.723236957),
+    "intermediate_reference_points": (0.1791771717, -0.1327493651, 0.1611820301),
+    "encoder_coord_logits": (0.2499844189, 0.007933328037, 0.281189837),
+    "encoder_class_logits": (5.476894212, 0.6237829998, 2.423953682),
+    "encoder_extracted_states.0": (1.320852607, -1.084642127, -0.3197893015),
+    "encoder_extracted_states.1": (1.355930897, 0.7761524686, -1.646012209),
+    "encoder_extracted_states.2": (1.58285059, 0.03062974295, -0.3634576979),
     "classes_structure": (2.0, 1.022614169, 0.3808639584),
-    "backbone_config.qkv_bias": (0.9058942495, -0.2482724471, 0.2628421507),
-    "backbone_config.use_absolute_embeddings": (0.8997069217, -0.1985827512, 0.18404648),
-    "learn_initial_query": (0.9029201039, -0.1842355871, -0.1408196921),
+    "backbone_config.qkv_bias": (1.406774976, 0.2487021258, 0.3760571255),
+    "backbone_config.use_absolute_embeddings": (1.43770224, 0.3730662102, 0.5939687257),
+    "learn_initial_query": (1.43731309, 0.3778523886, 0.4161194293),
 }
 
 
