@@ -100,11 +100,12 @@ def main(namespace: dict[str, Any]) -> int:
     else:
         facts |= {} if options.bundle else {"observed": device} | describe_device(device)
         results = [run_check(name, checks[name], subject) for name in options.checks]
+        results = with_proof(results, proof or {})
     if graph := graph_facts(subject):
         facts["observed"] = subject.model.observed
     script = Path(namespace["__file__"])
     digest = hashlib.sha256(script.read_bytes()).hexdigest()
-    record = {"schema_version": 1, "family": story.FAMILY, "architecture": story.ARCHITECTURE}
+    record = {"schema_version": 2, "family": story.FAMILY, "architecture": story.ARCHITECTURE}
     record |= {"model_class": story.MODEL_CLASS, "checkpoint": story.CHECKPOINT}
     record |= {"script": {"name": script.name, "sha256": digest}, "device": facts}
     record |= {"inference": "mock" if mock else "real", "proof": proof}
@@ -130,13 +131,29 @@ def main(namespace: dict[str, Any]) -> int:
 
 
 def proven(subject: Subject) -> tuple[dict[str, Any] | None, str | None]:
-    """The proof that the model is real, or why it is a mock; neither where it does not run."""
+    """The proof that the model is real, or what it raised instead; or why it is a mock."""
     try:
         return prove(subject), None
     except Mocked as error:
         return None, str(error)
-    except Exception:  # the checks will tell what the model raises
-        return None, None
+    except Exception as error:  # most checks will tell of it too
+        return {"failure": shortened(f"{type(error).__name__}: {error}")}, None
+
+
+def with_proof(results: list[dict[str, Any]], proof: dict[str, Any]) -> list[dict[str, Any]]:
+    """The `results`; where nothing but the proof has failed, what passes is an error."""
+    statuses = {each["status"] for each in results}
+    if "failure" not in proof or not statuses <= {"pass", "skip"}:
+        return results
+    reason = f"passes, but the model is not shown to be real: {proof['failure']}"
+    return [
+        (
+            each | {"status": "error", "reason": shortened(reason)}
+            if each["status"] == "pass"
+            else each
+        )
+        for each in results
+    ]
 
 
 def stand_in_runs() -> None:
@@ -232,10 +249,16 @@ def outcome(name: str, status: str, reason: str | None, *numbers: float | None) 
     finite = [
         x if x is not None and math.isfinite(x) else None for x in numbers or (None, None, 0.0)
     ]
-    # Where packages are installed is the machine's affair, and makes the same reason another one.
-    reason = reason and re.sub(r"[^\s\"']*[\\/]site-packages[\\/]", "", reason)
-    entry = {"name": name, "status": status, "reason": reason and reason[:2000]}
+    entry = {"name": name, "status": status, "reason": reason and shortened(reason)}
     return entry | dict(zip(("value", "bound", "seconds"), finite, strict=True))
+
+
+def shortened(reason: str) -> str:
+    """A reason for the record, without the folder of installed packages.
+
+    That is the machine's affair, and makes the same reason another one.
+    """
+    return re.sub(r"[^\s\"']*[\\/]site-packages[\\/]", "", reason)[:2000]
 
 
 def measure(subject: Subject, real: bool) -> dict[str, Any]:
@@ -295,7 +318,10 @@ def report(record: dict[str, Any]) -> None:
     print(f"{record['script']['name']} {record['script']['sha256']}, seed {record['seed']}")
     print(f"{record['model_class']}: {record['size']}, {record['weights']}, {record['dtype']}")
     print(f"{device['requested']}: {device['name']}, {device['driver']}, {device['features']}")
-    if proof := record["proof"]:
+    proof = record["proof"] or {}
+    if "failure" in proof:
+        print(f"not shown to be real: {proof['failure']}")
+    elif proof:
         ran = f"{proof['modules']} modules of {proof['class']} ran"
         print(f"{ran}, {proof['origin']}: {proof['file']}, commit {proof['commit']}")
     print(f"Python {found['python']}, {found['platform']}, {found['threads']} threads")

@@ -76,7 +76,8 @@ def why_mock() -> str | None:
     if missing := absent(REQUIRED):
         return f"needs {', '.join(missing)}, not installed"
     if isinstance(story.MISSING, ModuleNotFoundError):
-        return f"needs {story.MISSING.name or story.MISSING}, not installed"
+        name = story.MISSING.name
+        return f"needs {name}, not installed" if name else str(story.MISSING)
     try:
         prove_torch()
     except Mocked as error:
@@ -137,13 +138,13 @@ def prove(subject: Subject) -> dict[str, Any]:
     others = dict(story.build_inputs(model.config, subject.seed + 1))
     prove_change("inputs", outputs, subject.run(model, others))
     weights = [p.data for p in model.parameters() if p.is_floating_point()]
-    try:
+    try:  # less, not more: of a speech that becomes longer the frames need terabytes
         for weight in weights:
-            weight.mul_(2.0)
+            weight.mul_(0.5)
         prove_change("weights", outputs, subject.run(model, subject.inputs))
     finally:
         for weight in weights:
-            weight.mul_(0.5)  # exact
+            weight.mul_(2.0)  # exact
     file = Path(sys.modules[made.__module__].__file__ or ".")
     found = {"class": f"{made.__module__}.{made.__qualname__}", "modules": len(ran)}
     return found | {"executed": share} | origin(package, file)

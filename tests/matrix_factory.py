@@ -195,7 +195,7 @@ def _record(
     name, software = changes.pop("device_name", "EPYC 9654"), changes.pop("software", False)
     command = ["python", f"fixed_tests/{job['script']}", "--device", job["device"]]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "family": job["family"],
         "architecture": job["architecture"],
         "model_class": job["model_class"],

@@ -238,6 +238,30 @@ def test_the_real_thing_is_proven(tmp_path: Path) -> None:
     assert "REAL" in said
 
 
+UNSOUND = """
+    from transformers.models.bert.modeling_bert import BertEmbeddings
+    def weak(weight): raise ArithmeticError("the weights are too small")
+    def forward(self, *args, _old=BertEmbeddings.forward, **kwargs):
+        weight = self.word_embeddings.weight
+        self.most = max(getattr(self, "most", 0.0), weight.abs().max().item())
+        return weak(weight) if weight.abs().max() < 0.6 * self.most else _old(self, *args, **kwargs)
+    space = {"_old": BertEmbeddings.forward, "weak": weak}
+    file = sys.modules[BertEmbeddings.__module__].__file__
+    exec(compile("def forward(self, *a, **k): return inner(self, *a, **k)", file, "exec"), space)
+    space["inner"] = forward
+    BertEmbeddings.forward = space["forward"]
+"""
+
+
+def test_a_failure_of_the_proof_is_told(tmp_path: Path, warm: Warm) -> None:
+    code, record, said = run(BERT, tmp_path, "--checks", "forward", code=UNSOUND, warm=warm)
+    assert (code, record["inference"]) == (1, "real"), said
+    assert record["proof"] == {"failure": "ArithmeticError: the weights are too small"}
+    assert record["checks"][0]["status"] == "error"
+    assert "passes, but the model is not shown to be real: Arith" in record["checks"][0]["reason"]
+    assert "not shown to be real: ArithmeticError" in said
+
+
 def test_a_module_laid_over_the_installed_one_is_real(tmp_path: Path, warm: Warm) -> None:
     code = f"""
         import importlib.util

@@ -64,7 +64,7 @@ def main():
         checks.append({"name": name, "status": status, "reason": reason, "value": 1e-7,
                        "bound": 1e-6, "seconds": 0.1})
     record = {
-        "schema_version": 1,
+        "schema_version": 2,
         "family": FAMILY,
         "architecture": ARCHITECTURE,
         "model_class": MODEL_CLASS,
@@ -227,7 +227,7 @@ PROOF = {
 def a_record(family: str = "alpha", *checks: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A valid record; `changes` replace its keys."""
     record = {
-        "schema_version": 1,
+        "schema_version": 2,
         "family": family,
         "architecture": "encoder_only",
         "model_class": "AlphaModel",

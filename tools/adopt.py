@@ -52,7 +52,7 @@ def empty_record(
 ) -> Record:
     """What is known of a run of `job` whatever happens: all but what the script itself says."""
     return {
-        "schema_version": results.SCHEMA_VERSION,
+        "schema_version": results.RECORD_VERSION,
         "family": job["family"],
         "architecture": job["architecture"],
         "model_class": job["model_class"],

@@ -24,7 +24,8 @@ from typing import Any, Literal, TypedDict, cast, get_args
 
 from jsonschema_rs import Draft202012Validator, ValidationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # of manifests and footers
+RECORD_VERSION = 2  # since 2 a record says what has shown that its model is real, and is sealed
 SCHEMAS = Path(__file__).parent / "schemas"
 
 Status = Literal["crash", "timeout", "flaky", "error", "fail", "mock", "skip", "pass"]
@@ -140,6 +141,12 @@ Proof = TypedDict(
 """What shows that the family's own model ran: how much of it, and where its code comes from."""
 
 
+class Unproven(TypedDict):
+    """What was raised when the model was to be shown to be real."""
+
+    failure: str
+
+
 class ScriptRecord(TypedDict):
     """A record as the script writes it."""
 
@@ -151,7 +158,7 @@ class ScriptRecord(TypedDict):
     script: Script
     device: Device
     inference: Literal["real", "mock"]
-    proof: Proof | None
+    proof: Proof | Unproven | None
     seal: str
     missing: list[str]
     weights: str
@@ -567,10 +574,19 @@ def _read(path: Path, schema: str, error: type[ResultsError]) -> Any:
         document = parse(path.read_bytes())
     except (OSError, ValueError, RecursionError) as problem:
         raise error(path, f"cannot be read ({problem})") from problem
-    problem_found = _invalid(document, schema)
+    problem_found = _other_version(document, schema) or _invalid(document, schema)
     if problem_found:
         raise error(path, problem_found)
     return document
+
+
+def _other_version(document: Any, schema: str) -> str | None:
+    """That a record was written by a script of another version than these tools; else None."""
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if schema != "result" or not isinstance(version, int) or version == RECORD_VERSION:
+        return None
+    why = "is newer than these tools" if version > RECORD_VERSION else "proves nothing"
+    return f"has schema version {version}, which {why}; {RECORD_VERSION} is read here"
 
 
 def parse(data: bytes) -> Any:
