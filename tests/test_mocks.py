@@ -350,6 +350,24 @@ def test_combinations_of_two_are_complete() -> None:
         }, pair
 
 
+@pytest.mark.slow
+def test_all_scripts_run_as_mocks(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.scripts = FIXED
+    assert place.matrix("--mock", runner="warm") == 0
+    run = place.run()
+    assert run.complete
+    families = [*scripts.find(FIXED)]
+    assert [*run.records] == [f"{family}-cpu" for family in families]
+    for name, record in run.records.items():
+        assert (record["inference"], record["proof"]) == ("mock", None), name
+        assert {each["status"] for each in record["checks"]} == {"mock"}, name
+        assert {"torch", "transformers"} <= {*record["missing"]}, name
+        assert record["measurements"]["latency_seconds"] == [], name
+    assert place.query("SELECT family FROM mocks ORDER BY ALL") == [(f,) for f in sorted(families)]
+    assert place.query("SELECT * FROM records") == []
+
+
 def test_a_mock_may_be_an_error(tmp_path: Path) -> None:
     code, record, _ = run(BERT, tmp_path, "--require-real", MOCK_TORCH="1")
     assert (code, record["inference"]) == (1, "mock")
