@@ -233,7 +233,8 @@ def run_check(name: str, check: Callable[[Subject], None], subject: Subject) -> 
         status, reason = "error", f"{type(error).__name__}: {error}"
         packages = dict.fromkeys((*OPTIONAL, *story.REQUIRES))
         named = [n for n in packages if n in story.REQUIRES or n in str(error).lower()]
-        if isinstance(error, ImportError) and (lacking := absent(tuple(named))):
+        # transformers imports nothing that it lacks, so that its name is unknown where it is used.
+        if isinstance(error, (ImportError, NameError)) and (lacking := absent(tuple(named))):
             status, reason = "skip", f"needs {', '.join(lacking)}, not installed"
     seconds = time.perf_counter() - start
     # Of all comparisons the one that failed, which is the last, or the one nearest to its bound.
