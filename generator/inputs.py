@@ -196,7 +196,7 @@ def pyramid_inputs(candidate: Candidate) -> dict[str, Tree]:
     """Images that are not square, for models that take any size: swapped axes show."""
     inputs = {"pixel_values": values(2, 3, 96, 64)}
     if "pixel_mask" in candidate.parameters:
-        inputs["pixel_mask"] = {"kind": "ragged_pixels", "sizes": [[96, 64], [80, 40]]}
+        inputs["pixel_mask"] = {"kind": "ragged_pixels", "sizes": [[96, 64], [64, 32]]}
     return inputs
 
 

@@ -148,7 +148,7 @@ def build_inputs(config: DetrConfig, seed: int) -> Tensors:
     """A batch of two rows."""
     return {
         "pixel_values": normals("pixel_values", shape=(2, 3, 96, 64), seed=seed),
-        "pixel_mask": ragged_pixels(sizes=((96, 64), (80, 40))),
+        "pixel_mask": ragged_pixels(sizes=((96, 64), (64, 32))),
     }
 
 

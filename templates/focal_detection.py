@@ -156,7 +156,7 @@ def build_inputs(config: DeformableDetrConfig, seed: int) -> Tensors:
     """A batch of two rows."""
     return {
         "pixel_values": normals("pixel_values", shape=(2, 3, 96, 64), seed=seed),
-        "pixel_mask": ragged_pixels(sizes=((96, 64), (80, 40))),
+        "pixel_mask": ragged_pixels(sizes=((96, 64), (64, 32))),
     }
 
 
