@@ -69,13 +69,13 @@ def test_bisection_names_the_first_release(
     }
     monkeypatch.setattr(compare, "releases", lambda *names: [f"1.{n}" for n in range(1, 5)])
     monkeypatch.setattr(compare, "release", lambda package, version: versions[version])
-    monkeypatch.setattr(compare, "run", lambda scripts, each, jobs: RUN(scripts, each, 1, "fresh"))
+    monkeypatch.setattr(compare, "running", lambda each: RUNNING(each, "fresh"))
     change = Change("x", script, {"golden": ("pass", "fail")})
     compare.bisect([change], versions["1.0"], versions["1.5"])
     assert change.first == "1.3"
 
 
-RUN = compare.run
+RUNNING = compare.running
 
 
 def test_a_section_takes_the_place_of_the_one_before() -> None:

@@ -8,6 +8,7 @@ the quickest call takes another time in repeated runs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib.metadata
 import json
@@ -16,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,8 +141,14 @@ def changes(
     scripts: Mapping[str, Path], old: Release, new: Release, jobs: int, runner: Runner = "warm"
 ) -> list[Change]:
     """The families in which something differs between two releases."""
-    before, after = (run(scripts, each, jobs, runner) for each in (old, new))
-    found = []
+    with running(old, runner) as first, running(new, runner) as second:
+        return list(_changes(scripts, first, second, jobs))
+
+
+def _changes(
+    scripts: Mapping[str, Path], old: Processes, new: Processes, jobs: int
+) -> Iterator[Change]:
+    before, after = (run(scripts, each, jobs) for each in (old, new))
     for family, script in scripts.items():
         change = Change(family, script)
         one, other = before[family], after[family]
@@ -152,10 +159,9 @@ def changes(
                 worse = one if pair[1] == "pass" else other
                 change.reasons[check] = worse.reasons.get(check, "")
         if differs(one.latency, other.latency):
-            change.latency = again(script, old, new, one, other, runner)
+            change.latency = again(script, old, new, one, other)
         if change.checks or change.latency:
-            found.append(change)
-    return found
+            yield change
 
 
 def differs(one: float | None, other: float | None) -> bool:
@@ -164,31 +170,35 @@ def differs(one: float | None, other: float | None) -> bool:
 
 
 def again(
-    script: Path, old: Release, new: Release, one: Outcome, other: Outcome, runner: Runner
+    script: Path, old: Processes, new: Processes, one: Outcome, other: Outcome
 ) -> tuple[float, float] | None:
     """The times of the quickest calls in some more runs, in turn, if they differ still."""
     times = [one.latency or 0], [other.latency or 0]
     for _ in range(REPEATS):
         for each, kept in ((old, times[0]), (new, times[1])):
-            outcome = run({"it": script}, each, 1, runner)["it"]
+            outcome = _outcome(each, script)
             kept.extend([outcome.latency] if outcome.latency else [])
     quickest = min(times[0]), min(times[1])
     apart = max(times[0]) < min(times[1]) or max(times[1]) < min(times[0])
     return quickest if differs(*quickest) and apart else None
 
 
-def run(
-    scripts: Mapping[str, Path], release: Release, jobs: int, runner: Runner = "warm"
-) -> dict[str, Outcome]:
-    """How each script ends under a release."""
+@contextlib.contextmanager
+def running(release: Release, runner: Runner = "warm") -> Iterator[Processes]:
+    """Processes in which scripts find a release."""
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", **release.variables}
     processes = Processes(runner, Limits(1, None), variables)
     try:
-        with ThreadPoolExecutor(jobs) as pool:
-            ended = pool.map(lambda script: _outcome(processes, script), scripts.values())
-            return dict(zip(scripts, ended, strict=True))
+        yield processes
     finally:
         processes.stop()
+
+
+def run(scripts: Mapping[str, Path], processes: Processes, jobs: int) -> dict[str, Outcome]:
+    """How each script ends in these processes."""
+    with ThreadPoolExecutor(jobs) as pool:
+        ended = pool.map(lambda script: _outcome(processes, script), scripts.values())
+        return dict(zip(scripts, ended, strict=True))
 
 
 def _outcome(processes: Processes, script: Path) -> Outcome:
@@ -221,7 +231,8 @@ def bisect(found: Sequence[Change], old: Release, new: Release) -> None:
         while high - low > 1:
             middle = (low + high) // 2
             each = release(old.package, between[middle])
-            statuses = run({"it": change.script}, each, 1)["it"].statuses
+            with running(each) as processes:
+                statuses = _outcome(processes, change.script).statuses
             is_new = all(
                 statuses.get(check, "none") == pair[1] for check, pair in change.checks.items()
             )
