@@ -214,6 +214,7 @@ class Override:
     not_applicable: list[str] = field(default_factory=list)  # checks
     rounded: list[str] = field(default_factory=list)  # patterns of outputs: from half precision
     requires: list[str] = field(default_factory=list)  # pip packages
+    seed: int = 0  # the first to try
     coverage: str | None = None  # "partial": a modality is left out; "fallback": another class
 
 
@@ -331,7 +332,8 @@ def run(candidate: Candidate, overrides: list[Override]) -> registry.Entry:
         options |= override.options
     limit = next((override for override in overrides if override.coverage), None)
     stage(candidate, attentions, experts, options)
-    subject = living_subject([*candidate.parts])
+    start = max((override.seed for override in overrides), default=0)
+    subject = living_subject([*candidate.parts], start)
     fresh = Subject("cpu", seed=subject.seed)  # a model may keep the hooks of earlier calls
     flags = [name for name in FLAGS if accepts(fresh, name, len(subject.expected))]
     everything = fresh.run(fresh.reference, fresh.inputs, **dict.fromkeys(flags, True))
@@ -482,15 +484,15 @@ def full_size(model_class: Any) -> tuple[dict[str, int], str | None]:
     return size, None
 
 
-def living_subject(parts: list[str]) -> Subject:
-    """The model with the first seed with which no output is dead, as behind a last ReLU.
+def living_subject(parts: list[str], start: int) -> Subject:
+    """The model with the first seed from `start` with which no output is dead, as by a last ReLU.
 
     None of its `parts` has a dead one either.
 
     Raises:
-        ValueError: there is none among the first twenty.
+        ValueError: there is none among twenty.
     """
-    for seed in range(20):
+    for seed in range(start, start + 20):
         subject = Subject("cpu", seed=seed)
         least = {"matching_scores": 0.0, "single_inputs": 0.0}  # no match; of no other kind
         found = dict(subject.expected)

@@ -174,32 +174,34 @@ def test_tying(subject: Subject) -> None:
 
 def test_gradients(subject: Subject) -> None:
     """Each trainable parameter has a gradient; the slope is the finite difference in fp64."""
-    assert_gradients(subject)
+    stale = sorted(filter(excused, assert_gradients(subject)))
+    assert not stale, f"NO_GRADIENT names what has one: {stale}"
 
 
-def assert_gradients(subject: Subject) -> None:
-    """The gradients of the objective of `subject` are there and right."""
-    model, slopes, dead, living = subject.model, [], set(), set()
+def assert_gradients(subject: Subject) -> set[str]:
+    """The gradients of the objective of `subject` are there and right; whose there are."""
+    model = subject.model
     subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
     subject.objective(model).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not learns(parameter, subject.seed):
-            dead.add(name)
-        elif parameter.grad is not None and not excused(name):
-            gradient = parameter.grad.cpu().double()
-            direction = normals(f"direction {name}", parameter.shape).double()
-            slopes.append((gradient * direction).sum())
-        elif parameter.grad is not None and rms(parameter.grad) > 0:
-            living.add(name)
-    model.zero_grad()
-    wrong = sorted(name for name in dead if not excused(name))
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    learning = {name: each for name, each in trained.items() if learns(each, subject.seed)}
+    wrong = sorted(name for name in trained.keys() - learning.keys() if not excused(name))
     assert not wrong, f"no gradient, or zero, or not finite: {wrong}"
-    assert not living, f"NO_GRADIENT names what has one: {sorted(living)}"
-    slope, (expected, inexact) = torch.stack(slopes).sum().item(), subject.finite_difference()
+    slopes = torch.stack([along(name, each) for name, each in learning.items()])
+    model.zero_grad()
+    slope, (expected, inexact) = slopes.sum().item(), subject.finite_difference({*learning})
     roundings = 1e3 if subject.eps < 1e-6 else 64
-    bound = roundings * subject.eps * torch.stack(slopes).norm().item() + inexact
+    bound = roundings * subject.eps * slopes.norm().item() + inexact
     error = note(abs(slope - expected), bound)
     assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
+    return {*learning}
+
+
+def along(name: str, parameter: torch.nn.Parameter) -> torch.Tensor:
+    """The gradient of a parameter along the direction in which `finite_difference` moves it."""
+    assert parameter.grad is not None
+    direction = normals(f"direction {name}", parameter.shape).double()
+    return (parameter.grad.cpu().double() * direction).sum()
 
 
 def test_dtype_bf16(subject: Subject) -> None:

@@ -182,20 +182,15 @@ class Subject:
                 total = total + (unmasked(value) * direction).sum().cpu().double()
         return total
 
-    def finite_difference(self, step: float = 1e-8) -> tuple[float, float]:
-        """Slope of the reference's objective where its parameters move along random directions.
+    def finite_difference(self, names: set[str], step: float = 1e-8) -> tuple[float, float]:
+        """Slope of the reference's objective where the parameters `names` move at random.
 
         And how far it may be off, as the difference of two values that are rounded themselves.
-        Those that have no gradient for a known reason stay. The step is small, as a larger one
-        would carry some of many ReLUs over their kinks. What the model detaches stays as it was
-        first, as it does for the gradient.
+        The step is small, as a larger one would carry some of many ReLUs over their kinks. What the
+        model detaches stays as it was first, as it does for the gradient.
         """
         reference = self.reference  # built here: that detaches too
-        learning = {
-            name: parameter
-            for name, parameter in reference.named_parameters()
-            if parameter.requires_grad and not excused(name)
-        }
+        learning = {n: p for n, p in reference.named_parameters() if n in names}
         directions = {n: normals(f"direction {n}", p.shape) for n, p in learning.items()}
         values: list[float] = []
         detached: list[torch.Tensor] = []
