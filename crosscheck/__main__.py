@@ -6,6 +6,7 @@ import argparse
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for family in sorted(options.families or PEERS):
         results.append(run(PEERS[family], options.scripts))
         print(f"{family}: {told(results[-1])}", flush=True)
-    mark(results)
+    mark(results, options.output.with_suffix(".json"))
     if not options.families:
         options.output.write_text(render(results), "utf-8")
     wrong = [result.peer.family for result in results if not result.agrees]
@@ -121,13 +122,15 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def mark(results: Sequence[Result]) -> None:
-    """Write into the registry which families are confirmed, by what."""
+def mark(results: Sequence[Result], file: Path) -> None:
+    """Write into the registry, and for the reports into `file`, what is confirmed by what."""
     entries = registry.read()
     for result in results:
         by = {result.peer.package: result.version} if result.agrees else {}
         entries[result.peer.family] = replace(entries[result.peer.family], confirmed=by)
     registry.write(entries)
+    confirmed = {family: entry.confirmed for family, entry in entries.items() if entry.confirmed}
+    file.write_text(json.dumps(confirmed, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def told(result: Result) -> str:

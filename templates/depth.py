@@ -99,7 +99,7 @@ NO_GRADIENT: dict[str, str] = {
 GOLDEN = {
     "predicted_depth": (2.243476057, 1.419320334, -2.411564243),
     "qkv_bias": (2.669646015, 2.441029175, -2.680087251),
-    "use_batch_norm_in_fusion_residual": (1.001420314, -0.297568636, -0.4769799089),
+    "use_batch_norm_in_fusion_residual": (2.544228384, -0.8689517225, -1.306636532),
 }
 
 
