@@ -30,6 +30,8 @@ OTHER_FORMATS = """\
 | [matrix.json](matrix.json) | everything, described by `tools/schemas/matrix.schema.json` |
 """
 
+FOLDED = "<details><summary>By architecture</summary>", "</details>"
+
 _CHANGES_NOTE = """\
 Levels of latency and memory that changed and held for {segment} runs, and verdicts that \
 flipped, the newest first. What all families of a device have in common in a run is told apart: \
@@ -165,9 +167,11 @@ def render_summary(matrix: Matrix, reports: str, page: str) -> str:
         _overview(matrix),
         incomplete_warning(matrix),
         f"[![Heat map of families and checks]({reports}/heatmap.png)]({reports}/heatmap.png)",
-        table(header, [*rows, total]),
         " · ".join(f"{o.symbol} {o.word}" for o in OUTCOMES.values()),
         " · ".join(f"[{name}]({path})" for name, path in links.items()),
+        FOLDED[0],
+        table(header, [*rows, total]),
+        FOLDED[1],
     ]
     return "\n\n".join(part.strip() for part in parts if part)
 
