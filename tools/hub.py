@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import difflib
 import json
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,7 +108,7 @@ def main(options: argparse.Namespace) -> int:
     api = HfApi()
     changes = [change for change in plan(api, records, options.dataset) if change.changed]
     for change in changes:
-        print(plain_lines(change.diff()))
+        print("\n".join(plain(line, len(line)) for line in change.diff().split("\n")))
     if not changes:
         print("the Hub has all of it already")
     elif not (options.create_pr or options.commit):
@@ -404,8 +403,3 @@ def explained(error: HfHubHTTPError) -> str:
         429: f"too many requests: wait {error.response.headers.get('retry-after', 'some')} s",
     }
     return known.get(code, f"the Hub answers {code}") + (f" ({said})" if said else "")
-
-
-def plain_lines(text: str) -> str:
-    """`text` without what controls a terminal."""
-    return "\n".join(re.sub(r"[^\t -~\u00a0-\U0010ffff]", " ", line) for line in text.split("\n"))

@@ -56,7 +56,7 @@ def check(model: Any, where: str) -> dict[str, Any]:
 
 
 def task_of(model_class: type) -> str | None:
-    """The task of pipelines that take this class; that of features where none does."""
+    """The first task of JUDGES whose pipelines take this class; None where none does."""
     from transformers.pipelines import SUPPORTED_TASKS
 
     for task in JUDGES:
