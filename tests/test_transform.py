@@ -29,7 +29,8 @@ LINES_OF_STORY, LINES_OF_SCRIPT = 250, 2600  # of the latter the aim is 450
 LONGER = {  # their configurations hold several models, with many switches
     "cohere_compass", "cosmos3_omni", "deepseek_ocr2", "deepseek_vl_hybrid", "dots3_note",
     "edgetam_video", "ernie4_5_vl_moe", "esmfold2", "gemma3n", "gemma4", "gemma4_unified",
-    "glm5_next", "granite4_vision", "inkling", "lfm3_vl", "minicpmv4_7", "minimax_m3_vl", "molmo2",
+    "glm46v", "glm4v", "glm4v_moe", "glm5_next", "glm_ocr", "granite4_vision", "inkling",
+    "lfm3_vl", "minicpmv4_7", "minimax_m3_vl", "molmo2",
     "muse_spark", "nemotron3_5_asr", "nemotron3_5_transcribe", "nemotron_asr_streaming",
     "nemotron_h_omni", "omdet_turbo", "oneformer", "pe_audio_video", "phi4_multimodal",
     "qwen2_5_omni", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl",

@@ -164,6 +164,7 @@ class Agents:
         self._cluster, self._settings, self._jobs, self._at_once = cluster, settings, jobs, at_once
         self._members: dict[str, Member] = {}
         self._tries = Counter[str]()
+        self._reasons: dict[str, str] = {}  # why the last agent of a node was lost
         self._names: dict[str, str] = {}
         self._same = Counter[str]()
         self._wanted = {job["device"] for job in jobs}
@@ -207,7 +208,11 @@ class Agents:
         return outcome
 
     def stop(self) -> None:
-        """Kill everything that runs, and leave the nodes."""
+        """Kill everything that runs, say which nodes were of no use, and leave them all."""
+        for number, member in self._members.items():
+            if not member.works:
+                why = self._reasons.get(number, "it was not ready when the run ended")
+                print(f"{member.name} is left out: {why}", flush=True)
         with contextlib.suppress(Exception):  # of Ray, because a node is gone: so are its scripts
             stops = [each.agent.stop.remote() for each in self._members.values() if each.works]
             self._cluster.ray.wait(stops, num_returns=len(stops), timeout=KILL_SECONDS)
@@ -231,6 +236,7 @@ class Agents:
             print(f"{member.name} is waited for: it is slow, or others have its cores", flush=True)
         if member and member.lost:
             self._dismiss(member.agent)
+            self._reasons[number] = member.lost
             del self._members[number]
             self._tries[number] = 1 if member.proved else self._tries[number] + 1
             if self._tries[number] == TRIES:
