@@ -52,6 +52,18 @@ def test_a_check_with_another_status_is_a_change(tmp_path: Path, script: Path) -
     assert "PYTHONPATH=.nox/overlays/made_up-1.0 python fixed_tests/test_hf_x.py" in text
     assert "--checks golden" in text
     assert "the fingerprint is another" in text
+    assert "**not explained yet**" in text
+
+
+def test_a_change_is_explained_where_somebody_has_read_why(
+    tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    causes = tmp_path / "releases.toml"
+    causes.write_text('["made_up 2.0"]\nx = "the norm comes first"\n')
+    monkeypatch.setattr(compare, "CAUSES", causes)
+    old, new = made_up(tmp_path, "1.0", "fail"), made_up(tmp_path, "2.0", "pass")
+    change = Change("x", script, {"golden": ("fail", "pass")})
+    assert "- the norm comes first\n" in compare.section([change], old, new, 1)
 
 
 def test_a_slower_call_is_a_change_if_it_stays_so(tmp_path: Path, script: Path) -> None:

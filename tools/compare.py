@@ -22,6 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -33,13 +38,15 @@ from tools.usage import UsageError, unknown
 
 SLOWER = 1.3  # times; the quickest of all calls is compared
 REPEATS = 3  # runs of a family whose time seems to differ
+CAUSES = Path(__file__).with_name("releases.toml")
 HEAD = """\
 # What releases change
 
 `nox -s compare -- --transformers OLD NEW` (or `--torch OLD NEW`) runs the same scripts under both
 releases. Golden values are those of the release that the scripts were made with: where `golden`
 fails under one of them, the outputs of the model changed. `--bisect` names the first release with
-the new behaviour.
+the new behaviour. Why a family changed has somebody read in the code of the release: it stands in
+`tools/releases.toml`.
 
 """
 
@@ -267,8 +274,12 @@ def section(found: Sequence[Change], old: Release, new: Release, count: int) -> 
             rows.append([change.family, f"`{check}`", before, after, change.first])
     if rows:
         lines.append(table(["family", "what", old.version, new.version, "first in"], rows))
+    known = explained()
     for change in found:
         lines.append(f"### {change.family}\n")
+        release_of_change = f"{new.package} {change.first or new.version}"
+        why = known.get(release_of_change, {}).get(change.family)
+        lines.append(f"- {why}" if why else f"- **not explained yet**, in {CAUSES.name}")
         lines += [f"- `{check}`: {code(why[:300])}" for check, why in change.reasons.items()]
         lines += [
             f"- changed in the release: {code(text)}" for text in edits(change.family, old, new)
@@ -277,6 +288,11 @@ def section(found: Sequence[Change], old: Release, new: Release, count: int) -> 
         shown = each.command(change.script, change.checks or ["device_parity"])
         lines.append(f"- to see it: `{shown}`\n")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def explained() -> dict[str, dict[str, str]]:
+    """Release -> family -> why it changed, as somebody has read in the code of the release."""
+    return tomllib.loads(CAUSES.read_text("utf-8"))
 
 
 def edits(family: str, old: Release, new: Release) -> list[str]:
