@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from faults import child, clean, mutants, operators, report
 from faults.study import SIMPLE, Baseline, Verdict, judge
@@ -219,6 +222,20 @@ def test_rounding_in_fp32_hides_no_difference_in_fp64() -> None:
     assert outcome(1 + 1e-9, 1 + 1e-7) == "missed"
 
 
+def test_no_rounding_ends_a_check_early_where_the_model_is_in_fp64() -> None:
+    class Subject:
+        dtype = "float64"
+        eps = 2.2e-16
+
+    given = {"torch": torch, "Subject": Subject, "test_loss": "a", "test_dtype_bf16": "b"}
+    script = types.ModuleType("script")
+    vars(script).update(given)
+    child.judge_as_fp32(script)
+    assert Subject().eps == torch.finfo(torch.float32).eps
+    assert hasattr(script, "test_loss")
+    assert not hasattr(script, "test_dtype_bf16")
+
+
 def test_simple_oracles_compare_with_the_sound_outputs() -> None:
     assert judged(answer(outputs=None)).simple == [*SIMPLE]
     assert judged(answer(value=1.0005)).simple == []
@@ -230,8 +247,30 @@ def test_simple_oracles_compare_with_the_sound_outputs() -> None:
 
 def test_the_figures_leave_out_what_is_equivalent() -> None:
     verdicts = [judged(answer("fail", 2.0)), judged(answer()), judged(answer(value=1.1))]
-    assert "1 caught, 1 missed, 1 equivalent" in report.summary(verdicts)
+    assert "1 caught, 1 missed (1 for no known reason), 1 equivalent" in report.summary(verdicts)
     assert "50.0 % of the others caught" in report.summary(verdicts)
+
+
+def test_a_miss_has_its_reason_or_stands_out(tmp_path: Path) -> None:
+    name, path = mutant("bert").name, tmp_path / "missed.toml"
+    path.write_text("")
+    missed, caught = judged(answer(value=1.1)), judged(answer("fail", 2.0))
+    assert report.why_missed([missed], path) == {name: report.UNKNOWN}
+    assert "1 missed (1 for no known reason)" in report.summary([missed])
+    path.write_text(f'"{name}" = "it is too small"')
+    assert report.why_missed([missed], path) == {name: "it is too small"}
+    assert "has a reason, but it is caught" in report.why_missed([caught], path)[name]
+    assert not report.why_missed([], path)
+
+
+def test_reasons_of_misses_are_of_operators_and_families_that_there_are() -> None:
+    folder = ROOT / "fixed_tests"
+    for name in report.tomllib.loads(report.MISSED.read_text("utf-8")):
+        family, operator, index, place = name.split()
+        assert operator in operators.OPERATORS
+        assert (folder / f"test_hf_{family}.py").exists()
+        assert index.isdigit()
+        assert re.fullmatch(r"\w+\.py:\d+", place)
 
 
 # --- for real -------------------------------------------------------------------------------------
