@@ -82,13 +82,16 @@ class Made:
 class Graph:
     """Stands for `model`: exports and compiles it for inputs of each shape when they first come.
 
-    Inputs and outputs are on the CPU and in fp32, whatever the graph computes in.
+    Inputs and outputs are on the CPU and in fp32, whatever the graph computes in. A cache is no
+    output of it, unless it is plain tensors (`keeps`).
     """
 
-    def __init__(self, model: Any, runtime: type[Runtime], asked: str, precision: str) -> None:
-        use_cache(model, False)  # a cache is no output of a graph
+    def __init__(
+        self, model: Any, runtime: type[Runtime], asked: str, precision: str, keeps: bool = False
+    ) -> None:
+        use_cache(model, keeps)
         self.model, self.config, self.device, self.dtype = model, model.config, "cpu", torch.float32
-        self.runtime, self.asked, self.precision = runtime, asked, precision
+        self.runtime, self.asked, self.precision, self.keeps = runtime, asked, precision, keeps
         self.made: list[Made] = []
         self.failed = False
 
@@ -199,7 +202,7 @@ class Decoder:
         model, inputs = parts["decode"]
         program = graph.runtime.convert(model, inputs, dynamic=True)
         self.runtime, self.seen = graph.runtime(program, graph.asked, graph.precision), 0
-        use_cache(graph.model, False)
+        use_cache(graph.model, graph.keeps)
 
     def step(self, inputs: Tensors) -> Tensors:
         """The outputs of the next piece; `attention_mask` is of all that was read so far."""
