@@ -113,7 +113,7 @@ def main(namespace: dict[str, Any]) -> int:
     known = options.weights in ("random", "pretrained")
     record |= {"weights": options.weights if known else "path", "size": options.size}
     record |= {"dtype": options.dtype, "seed": options.seed, "checks": results}
-    record |= {"measurements": measure(subject, real=not mock), "environment": environment()}
+    record |= {"measurements": measure(subject, real=not why_not), "environment": environment()}
     record |= {"graph": graph}
     record |= {"started": started.isoformat(), "seconds": time.perf_counter() - clock}
     if options.bundle and not why_not:
@@ -269,9 +269,10 @@ def measure(subject: Subject, real: bool) -> dict[str, Any]:
     if not real:
         return found
     times, kind = [], subject.device.partition(":")[0]
-    if runtime_of(subject.device) and not graph_facts(subject):  # no check could make a graph
-        return found
     try:
+        found["parameters"] = sum(parameter.numel() for parameter in subject.model.parameters())
+        if runtime_of(subject.device) and not graph_facts(subject):  # no check has made a graph
+            return found
         _, model = subject.outputs, subject.model  # behind the first call
         for _ in range(6):
             synchronize(subject.device)
@@ -286,12 +287,12 @@ def measure(subject: Subject, real: bool) -> dict[str, Any]:
         found |= {"load_seconds": load, "first_call_seconds": None}
     if kind in ("cuda", "xpu"):
         found["peak_memory_bytes"] = getattr(torch, kind).max_memory_allocated(subject.device)
-    elif sys.platform != "win32":
+    elif kind not in ("webgpu", "webnn") and sys.platform != "win32":  # not the browser's memory
         import resource  # macOS counts in bytes, Linux in KiB
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found["peak_memory_bytes"] = peak if sys.platform == "darwin" else peak * 1024
-    return found | {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    return found
 
 
 def graph_facts(subject: Subject) -> dict[str, Any] | None:

@@ -17,6 +17,8 @@ import pytest
 
 from templates._browser import find_browser
 from tools import browsers, bundles, results
+from tools.reports.data import Matrix, load_matrix
+from tools.reports.markdown import render_column, render_matrix
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -60,8 +62,8 @@ def tools(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="session")
-def records(needed: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Records of three models, and of three that are sabotaged, from one run of the matrix."""
+def ran(needed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results and database of three models, and of three that are sabotaged, from one matrix."""
     folder = tmp_path_factory.mktemp("webgpu")
     for family in ("bert", "vit", "whisper"):
         (folder / f"test_hf_{family}.py").write_text((SCRIPTS / f"test_hf_{family}.py").read_text())
@@ -72,14 +74,34 @@ def records(needed: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     (folder / "none.toml").touch()
     done = tools(
         *("matrix", "--expectations", folder / "none.toml"),
-        *("--device", "webgpu", "--jobs", 1, "--runner", "warm", "--retries", 0),
+        *("--device", "webgpu,webnn", "--jobs", 1, "--runner", "warm", "--retries", 0),
         *("--scripts", folder, "--results", folder / "results", "--database", folder / "x.duckdb"),
     )
     runs = [*(folder / "results").glob("*/manifest.json")]
     assert len(runs) == 1, done.stdout + done.stderr
-    run = results.read_run(runs[0].parent)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def records(ran: Path) -> dict[str, Any]:
+    """Those on WebGPU by family."""
+    [manifest] = (ran / "results").glob("*/manifest.json")
+    run = results.read_run(manifest.parent)
     assert run.complete, run.problems
-    return {record["family"]: record for record in run.records.values()}
+    found = [r for r in run.records.values() if r["device"]["requested"] == "webgpu"]
+    return {record["family"]: record for record in found}
+
+
+@pytest.fixture(scope="session")
+def matrix(ran: Path) -> Matrix:
+    """What is published of it."""
+    return load_matrix(ran / "x.duckdb")
+
+
+def page_of(matrix: Matrix, device: str) -> str:
+    """The report of a device."""
+    column = next(column for column in matrix.columns if column.device == device)
+    return render_column(matrix, column, "scripts", "page.html")
 
 
 def statuses(record: Any) -> dict[str, str]:
@@ -99,6 +121,41 @@ def test_a_model_passes_on_webgpu_and_the_record_says_what_ran_it(
     assert graph["software"] == "onnxruntime-web 1.30.0"
     assert graph["operators"]["webgpu"] > 50
     assert len(graph["elsewhere"]) == graph["operators"].get("wasm", 0)
+    assert record["measurements"]["parameters"] > 1000
+    assert record["measurements"]["peak_memory_bytes"] is None  # that of the driver says nothing
+
+
+def test_a_software_adapter_is_named_in_its_cells_and_has_no_performance(
+    records: dict[str, Any], matrix: Matrix
+) -> None:
+    device = records["bert"]["device"]
+    if not device["software"]:
+        pytest.skip(f"{device['name']} is hardware")
+    assert records["bert"]["measurements"]["latency_seconds"]  # it is kept, but compared with none
+    overview = render_matrix(matrix, "scripts", "page.html")
+    assert overview.count(f"(software adapter: {device['name']})") == len(records)
+    cells = [cell for (_, column), cell in matrix.cells.items() if column.device == "webgpu"]
+    assert {cell.latency_median for cell in cells} == {None}
+    assert "| n/a | n/a |" in page_of(matrix, "webgpu").partition("## Measurements")[2]
+    assert {(row["fastest"], row["smallest"]) for row in matrix.advice} == {(None, None)}
+
+
+def test_without_a_backend_of_webnn_its_column_says_so_once_in_the_browsers_words(
+    ran: Path, matrix: Matrix
+) -> None:
+    [why_not] = {
+        check["reason"]
+        for path in (ran / "results").glob("*/*-webnn.json")
+        for check in results.read_record(path)["checks"]
+        if check["status"] == "skip"
+    } or {None}
+    if why_not is None:
+        pytest.skip("this browser has a backend of WebNN")
+    assert "no WebNN backend in Chromium" in why_not
+    assert "NotSupportedError" in why_not
+    page = page_of(matrix, "webnn")
+    assert page.count("no WebNN backend in Chromium") == 1
+    assert "No family was measured." in page
 
 
 def test_another_provider_is_not_taken_for_webgpu(records: dict[str, Any]) -> None:

@@ -45,13 +45,18 @@ def main(options: argparse.Namespace) -> int:
     """
     if options.hub:
         return hub.main(options)
-    matrix = replace(load_matrix(options.database), confirmed=confirmed(options.output))
+    reports = options.output / BENCHMARKS
+    records = benchmarks.load(options.benchmarks)
+    matrix = replace(
+        load_matrix(options.database),
+        confirmed=confirmed(options.output),
+        benchmarks=records or benchmarks.published(reports),
+    )
     _refuse_mocks(matrix)
     shown = dashboard.load(options.database, matrix, options.scripts, options.prices)
     try:
         changed = publish(shown, options.output, options.scripts)
-        if records := benchmarks.load(options.benchmarks):
-            reports = options.output / BENCHMARKS
+        if records:
             listed = prices.read(options.prices)
             texts = benchmarks.render(records, _relative(options.scripts, reports), listed)
             changed += replace_all(reports, {reports / name: text for name, text in texts.items()})

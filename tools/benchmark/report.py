@@ -41,6 +41,13 @@ def load(folder: Path) -> list[Record]:
     return sorted(found.values(), key=lambda record: [str(record[name]) for name in KEY])
 
 
+def published(reports: Path) -> list[Record]:
+    """The records that the published reports were made of; none where there are no reports."""
+    path = reports / "benchmarks.json"
+    found: list[Record] = json.loads(path.read_text("utf-8")) if path.exists() else []
+    return found
+
+
 def render(
     records: Sequence[Record], scripts: str, per_hour: Mapping[str, float] | None = None
 ) -> dict[str, bytes]:

@@ -249,8 +249,10 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """Symbol, word and score: what a cell of a table says."""
+        """Symbol, word and score: what a cell of a table says; and what stood in for a GPU."""
         score = f" {self.passed}/{self.total}" if self.measured else ""
+        if self.measured and self.environment and self.environment.software:
+            score += f" (software adapter: {self.environment.device_name})"
         incomplete = "" if self.complete else " ⚠ incomplete"
         return f"{self.outcome.symbol} {self.outcome.word}{score}{incomplete}"
 
@@ -322,6 +324,8 @@ class Matrix:
     stops: tuple[dict[str, Any], ...] = ()
     confirmed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Family -> independent implementations that agree with it in fp64, and their versions."""
+    benchmarks: Sequence[Mapping[str, Any]] = ()
+    """What benchmarks measured: the records that count."""
 
     @cached_property
     def columns(self) -> list[Column]:

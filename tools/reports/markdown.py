@@ -301,7 +301,7 @@ def _architecture_table(matrix: Matrix, architecture: str, scripts: str) -> str:
                 target = f"{page}#not-measured"
             else:
                 target = f"{page}#{form.path(cell.family) if _told(cell) else 'skipped-checks'}"
-            row.append(f"[{cell.text}]({target})")
+            row.append(f"[{text(cell.text)}]({target})")
         row += [_recommendation(matrix.recommend(family, setting)) for setting in settings]
         rows.append(row)
     return table(header, rows)
@@ -332,7 +332,7 @@ def _open_checks(cells: Sequence[Cell], scripts: str, page: str) -> list[str]:
             )
             break
         link = f"[{text(cell.script_name)}]({scripts}/{form.path(cell.script_name)})"
-        parts += [f"### {text(cell.family)}", f"{cell.text} · {link}"]
+        parts += [f"### {text(cell.family)}", f"{text(cell.text)} · {link}"]
         for check in _told(cell):
             parts += _open_check(cell, check)
             left -= 1

@@ -26,6 +26,7 @@ SELECT
     dtype,
     count(*) AS measured,
     count(*) FILTER (sound) AS sound,
+    coalesce(list(device ORDER BY device) FILTER (sound), []) AS sound_devices,
     first(device ORDER BY latency_median, device)
         FILTER (sound AND latency_median IS NOT NULL) AS fastest,
     min(latency_median) FILTER (sound) AS latency_median, -- seconds
