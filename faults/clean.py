@@ -22,7 +22,8 @@ HEAD = """\
 
 `nox -s faults -- --clean N` runs the scripts with N other seeds of weights and inputs on the models
 as they are. An alarm is a check that fails, though it passes with the seed of the script. Golden
-values are of one seed, so they take no part.
+values are of one seed, so they take no part, and neither does a check that says that it is
+undecidable: one rounding of the weights moves a result further than its bound.
 
 """
 

@@ -10,12 +10,15 @@ import textwrap
 import types
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import pytest
 import torch
 
 from faults import child, clean, mutants, operators, report
 from faults.study import SIMPLE, Baseline, Verdict, judge
+from templates import _story
+from templates._subject import decidable
 
 ROOT = Path(__file__).parents[1]
 
@@ -333,3 +336,25 @@ def test_an_alarm_is_a_check_that_passes_with_the_seed_of_the_script(tmp_path: P
     assert (run.verdicts, run.alarms) == (3, {"alarm": "of 7"})
     assert "1 alarms in 3 check runs" in clean.summary([run])
     assert "test_hf_made_up.py --device cpu --seed 7 --checks alarm" in clean.render([run], "x")
+
+
+@pytest.mark.parametrize(
+    ("seed", "result", "ends_with"),
+    [
+        (1, lambda weight: (weight > 1).double(), SkipTest),  # a choice that hangs on a rounding
+        (0, lambda weight: (weight > 1).double(), AssertionError),  # the seed was chosen
+        (1, lambda weight: 2 * weight.double(), AssertionError),  # a mistake
+    ],
+)
+def test_what_hangs_on_a_rounding_is_undecidable_with_another_seed(
+    seed: int, result: Any, ends_with: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_story, "active", types.SimpleNamespace(SEED=0))
+    subject: Any = types.SimpleNamespace(seed=seed, dtype="float32", device="cpu")
+    subject.build = lambda attention, dtype: torch.nn.BatchNorm1d(99)  # whose weights are 1
+
+    def run(model: Any) -> dict[str, torch.Tensor]:
+        return {"logits": result(model.weight.detach())}
+
+    with pytest.raises(ends_with, match="is off"), decidable(subject, run, {"logits": 0.1}):
+        raise AssertionError("logits is off")
