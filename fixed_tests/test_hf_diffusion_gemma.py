@@ -351,7 +351,8 @@ def test_dtype_bf16(subject: Subject) -> None:
         raw = flatten(half.call(half.model, half.inputs))
         wide = tuple(name for name, value in raw.items() if value.dtype == torch.float32)
         assert wide == FP32_OUTPUTS, f"outputs of the bf16 model that are fp32: {wide}"
-    assert_agree(half.outputs, half.expected, half.bounds, "bf16 against fp64")
+    with decidable(half, lambda model: half.run(model, half.inputs), half.bounds):
+        assert_agree(half.outputs, half.expected, half.bounds, "bf16 against fp64")
 
 
 def test_isolation(subject: Subject) -> None:
@@ -640,13 +641,16 @@ class Made:
 class Graph:
     """Stands for `model`: exports and compiles it for inputs of each shape when they first come.
 
-    Inputs and outputs are on the CPU and in fp32, whatever the graph computes in.
+    Inputs and outputs are on the CPU and in fp32, whatever the graph computes in. A cache is no
+    output of it, unless it is plain tensors (`keeps`).
     """
 
-    def __init__(self, model: Any, runtime: type[Runtime], asked: str, precision: str) -> None:
-        use_cache(model, False)  # a cache is no output of a graph
+    def __init__(
+        self, model: Any, runtime: type[Runtime], asked: str, precision: str, keeps: bool = False
+    ) -> None:
+        use_cache(model, keeps)
         self.model, self.config, self.device, self.dtype = model, model.config, "cpu", torch.float32
-        self.runtime, self.asked, self.precision = runtime, asked, precision
+        self.runtime, self.asked, self.precision, self.keeps = runtime, asked, precision, keeps
         self.made: list[Made] = []
         self.failed = False
 
@@ -757,7 +761,7 @@ class Decoder:
         model, inputs = parts["decode"]
         program = graph.runtime.convert(model, inputs, dynamic=True)
         self.runtime, self.seen = graph.runtime(program, graph.asked, graph.precision), 0
-        use_cache(graph.model, False)
+        use_cache(graph.model, graph.keeps)
 
     def step(self, inputs: Tensors) -> Tensors:
         """The outputs of the next piece; `attention_mask` is of all that was read so far."""
@@ -1405,7 +1409,8 @@ class Subject:
     def fresh(self) -> Any:
         """A new model under test: on the device, with the attention that users get by default."""
         if runtime := runtime_of(self.device):
-            return Graph(self.build("default"), runtime, self.device, self.dtype)
+            keeps = any(name.startswith(f"{CACHE}.") for name in OUTPUTS)
+            return Graph(self.build("default"), runtime, self.device, self.dtype, keeps)
         return self.build("default", self.dtype).to(self.device)
 
     def reloaded(self, model: Any, dtype: str) -> tuple[Any, dict[str, Any]]:
@@ -1540,12 +1545,41 @@ class Subject:
         return (values[0] - values[1]) / (2 * step), rounding / step
 
 
+CACHE = "past_key_values"  # the argument and output that holds the state
 ROUNDED: dict[str, str] = {}  # outputs of fp32 models that depend on half precision -> why
 
 
 def call_model(model: Any, inputs: Tensors, **options: Any) -> Any:
     """What `model` gives for `inputs`; a template whose model takes no tensors has its own."""
     return model(**inputs, **options)
+
+
+@contextmanager
+def decidable(
+    subject: Subject, run: Callable[[Any], Tensors], bounds: dict[str, float]
+) -> Iterator[None]:
+    """A context for a comparison of what `run(model)` gives, which skips what cannot be decided.
+
+    With weights of another seed than the script's, which was not chosen for that, a choice among
+    what is nearly equal may hang on a rounding: where one rounding of some weights moves a result
+    further than its bound, how near it is to another says nothing. A mistake is no such thing: it
+    is there after each of them.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        if subject.seed == SEED:
+            raise
+        model = subject.build("default", subject.dtype).to(subject.device)
+        before = run(model)
+        for seed in range(3):
+            nudge(model, seed)
+            for name, value in run(model).items():
+                moved = rmse(value, before[name])
+                if moved > bounds[name]:
+                    why = f"one rounding of the weights moves {name} by {moved:.1e}"
+                    raise unittest.SkipTest(f"undecidable with this seed: {why}; {error}") from None
+        raise
 
 
 def excused(parameter: str) -> bool:
@@ -1714,7 +1748,8 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
             continue  # a sound of another length, for one: so the model reads it
         errors = {key: rmse(outputs[key], v) for key, v in subject.outputs.items()}
         least = 10 if subject.eps < 1e-6 else 1
-        effect = max(error / subject.bounds[key] for key, error in errors.items())
+        some = sys.float_info.min  # where an output is zero, and so its bound
+        effect = max(error / max(subject.bounds[key], some) for key, error in errors.items())
         if name in INSENSITIVE:
             assert not effect, f"{name} changes the outputs, but {INSENSITIVE[name]}"
             continue
@@ -1723,7 +1758,7 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
 
 
 def assert_gradients(subject: Subject) -> set[str]:
-    """The gradients of the objective of `subject` are there and right; whose there are."""
+    """The gradients of the objective of `subject` are there and right; whose are not zero."""
     model = subject.model
     subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
     subject.objective(model).backward()
@@ -1733,12 +1768,24 @@ def assert_gradients(subject: Subject) -> set[str]:
     assert not wrong, f"no gradient, or zero, or not finite: {wrong}"
     slopes = torch.stack([along(name, each) for name, each in learning.items()])
     model.zero_grad()
-    slope, (expected, inexact) = slopes.sum().item(), subject.finite_difference({*learning})
-    roundings = 1e3 if subject.eps < 1e-6 else 64
-    bound = roundings * subject.eps * slopes.norm().item() + inexact
-    error = note(abs(slope - expected), bound)
-    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
-    return {*learning}
+    slope, rounded = slopes.sum(), (1e3 if subject.eps < 1e-6 else 64) * subject.eps
+    for step in (1e-8, 1e-9):  # where the larger carries something over a kink
+        expected, inexact = subject.finite_difference({*learning}, step)
+        bound = rounded * slopes.norm().item() + inexact
+        if (error := abs(slope.item() - expected)) <= bound:
+            break
+    note(error, bound)
+
+    def again(model: Any) -> Tensors:
+        subject.run(model, subject.inputs)
+        subject.objective(model).backward()
+        found = torch.stack([along(name, model.get_parameter(name)) for name in learning])
+        model.zero_grad()
+        return {"slope": found.sum()}
+
+    with decidable(subject, again, {"slope": bound}):
+        assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
+    return {name for name, each in zip(learning, slopes, strict=True) if each}
 
 
 def along(name: str, parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -2023,7 +2070,7 @@ def main(namespace: dict[str, Any]) -> int:
     known = options.weights in ("random", "pretrained")
     record |= {"weights": options.weights if known else "path", "size": options.size}
     record |= {"dtype": options.dtype, "seed": options.seed, "checks": results}
-    record |= {"measurements": measure(subject, real=not mock), "environment": environment()}
+    record |= {"measurements": measure(subject, real=not why_not), "environment": environment()}
     record |= {"graph": graph}
     record |= {"started": started.isoformat(), "seconds": time.perf_counter() - clock}
     if options.bundle and not why_not:
@@ -2179,9 +2226,10 @@ def measure(subject: Subject, real: bool) -> dict[str, Any]:
     if not real:
         return found
     times, kind = [], subject.device.partition(":")[0]
-    if runtime_of(subject.device) and not graph_facts(subject):  # no check could make a graph
-        return found
     try:
+        found["parameters"] = sum(parameter.numel() for parameter in subject.model.parameters())
+        if runtime_of(subject.device) and not graph_facts(subject):  # no check has made a graph
+            return found
         _, model = subject.outputs, subject.model  # behind the first call
         for _ in range(6):
             synchronize(subject.device)
@@ -2196,12 +2244,12 @@ def measure(subject: Subject, real: bool) -> dict[str, Any]:
         found |= {"load_seconds": load, "first_call_seconds": None}
     if kind in ("cuda", "xpu"):
         found["peak_memory_bytes"] = getattr(torch, kind).max_memory_allocated(subject.device)
-    elif sys.platform != "win32":
+    elif kind not in ("webgpu", "webnn") and sys.platform != "win32":  # not the browser's memory
         import resource  # macOS counts in bytes, Linux in KiB
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found["peak_memory_bytes"] = peak if sys.platform == "darwin" else peak * 1024
-    return found | {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    return found
 
 
 def graph_facts(subject: Subject) -> dict[str, Any] | None:
