@@ -263,12 +263,20 @@ def seed_generators(seed: int, device: str | torch.device) -> None:
         getattr(backend, "manual_seed_all", backend.manual_seed)(seed)
 
 
+def checkpoint_of(weights: str) -> str:
+    """The checkpoint that `--weights` names: the family's own, or a folder. Errors: ValueError."""
+    where: str | None = story.CHECKPOINT if weights == "pretrained" else weights
+    if where is None:
+        raise ValueError(f"transformers names no checkpoint of {story.FAMILY}: --weights PATH")
+    return where
+
+
 def pretrained(model_class: Any, weights: str) -> Any:
     """The model of a checkpoint in fp32: the family's, from hub or cache, or that of a folder.
 
     Errors: ValueError where it lacks weights of the class, which would be random then.
     """
-    where = story.CHECKPOINT if weights == "pretrained" else weights
+    where = checkpoint_of(weights)
     options = {"dtype": torch.float32, "output_loading_info": True}
     model, found = model_class.from_pretrained(where, **options)
     if missing := sorted(found["missing_keys"]):

@@ -7,6 +7,7 @@ the model prints goes to standard error.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import importlib.util
@@ -32,13 +33,15 @@ class Model:
     """The model of a script on a device, as a request asks for it.
 
     Keys of a request: script, device, dtype, weights, size, seed, batch, length; optional
-    attention, and depth (the share of the layers of each stack that the model has).
+    attention, depth (the share of the layers of each stack that the model has), and passes (how
+    many forward passes are timed as one call).
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
         self.request = request
         self.script = load_script(Path(request["script"]))
         self.device, self.kind = request["device"], request["device"].partition(":")[0]
+        forget_peak()
         self.started = resident_bytes()
         start = time.perf_counter()
         self.model = self.build()
@@ -90,7 +93,7 @@ class Model:
 
     def facts(self) -> dict[str, Any]:
         """What was built, and what it took."""
-        runtime = getattr(self.model, "first", None) if self.is_graph else None
+        runtime = self.model.first.runtime if self.is_graph else None
         tensors = [*self.model.parameters()] + ([] if self.is_graph else [*self.model.buffers()])
         return {
             "model_class": self.model_class,
@@ -112,19 +115,21 @@ class Model:
         """The commit of the checkpoint, where it comes from the hub's cache."""
         if self.request["weights"] == "random":
             return None
-        place = where(self.script, self.request["weights"])
+        place = self.script.checkpoint_of(self.request["weights"])
         file = Path(transformers.utils.cached_file(place, "config.json"))
         return file.parent.name if file.parent.parent.name == "snapshots" else None
 
     def time(self, seconds: float, calls: int) -> list[float]:
         """Seconds of each of at least `calls` calls that take at least `seconds` in all."""
+        passes = range(self.request.get("passes", 1))
         gc.collect()
         gc.disable()
         found: list[float] = []
         try:
             while len(found) < calls or sum(found) < seconds:
                 start = time.perf_counter()
-                self.call()
+                for _ in passes:
+                    self.call()
                 found.append(time.perf_counter() - start)
         finally:
             gc.enable()
@@ -156,9 +161,8 @@ class Model:
             why = "pipelines take no graphs"
             return {"task": None, "status": "skip", "reason": why, "output": None}
         pipelines = importlib.import_module("pipelines")  # beside this file
-        found: dict[str, Any] = pipelines.check(
-            self.model, where(self.script, self.request["weights"])
-        )
+        place = self.script.checkpoint_of(self.request["weights"])
+        found: dict[str, Any] = pipelines.check(self.model, place)
         return found
 
     def flops(self) -> int | None:
@@ -173,10 +177,10 @@ class Model:
 
     def roofline(self) -> dict[str, float]:
         """What the device does at best: FLOP/s of a matrix product, byte/s of a copy."""
-        where = "cpu" if self.is_graph else self.device
+        place = "cpu" if self.is_graph else self.device
         kind = torch.float32 if self.is_graph else getattr(torch, self.request["dtype"])
-        square = torch.ones(2048, 2048, dtype=kind, device=where)
-        block = torch.ones(1 << 26, dtype=torch.float32, device=where)  # 256 MiB
+        square = torch.ones(2048, 2048, dtype=kind, device=place)
+        block = torch.ones(1 << 26, dtype=torch.float32, device=place)  # 256 MiB
         target = torch.empty_like(block)
         return {
             "flops_per_second": 2 * 2048**3 / self.best(lambda: square @ square),
@@ -216,16 +220,9 @@ def load_script(path: Path) -> Any:
     return module
 
 
-def where(script: Any, weights: str) -> str:
-    """The checkpoint that `--weights` names: the family's own, or a folder. Errors: ValueError."""
-    if weights == "pretrained" and not script.CHECKPOINT:
-        raise ValueError(f"transformers names no checkpoint of {script.FAMILY}: --weights PATH")
-    return script.CHECKPOINT if weights == "pretrained" else weights
-
-
 def checkpoint_config(script: Any, weights: str) -> Any:
     """The configuration of a checkpoint, which names a class of the family. Errors: ValueError."""
-    place = where(script, weights)
+    place = script.checkpoint_of(weights)
     config = transformers.AutoConfig.from_pretrained(place)
     names = config.architectures or []
     made = getattr(transformers, names[0], None) if names else None
@@ -299,26 +296,48 @@ def cut_layers(script: Any, depth: float) -> None:
 
 
 def resident_bytes() -> int:
-    """What the process has in memory now; its peak where that cannot be read."""
+    """What the process has in memory now, libraries apart; its peak where that cannot be read."""
     if Path("/proc/self/statm").exists():
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return pages * os.sysconf("SC_PAGE_SIZE") - library_bytes()
     return peak_bytes()
 
 
 def peak_bytes() -> int:
-    """The most that the process had in memory since `forget_peak`, on Linux; elsewhere ever."""
+    """The most that the process had in memory since `forget_peak`, on Linux; elsewhere ever.
+
+    On Linux without the code of libraries, which is read from their files as it is first run.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         line = next(each for each in status.read_text().splitlines() if each.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+        return int(line.split()[1]) * 1024 - library_bytes()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
 
 
+def library_bytes() -> int:
+    """What of the libraries' files is in memory."""
+    found, of_library = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):  # the head of a mapping
+            of_library = ".so" in words[-1]
+        elif of_library and words[0] == "Rss:":
+            found += int(words[1]) * 1024
+    return found
+
+
 def forget_peak() -> int:
-    """The peak so far; from now on it is counted anew where the system can."""
+    """The peak so far; from now on it is counted anew where the system can.
+
+    What has been freed is given back to the system before, or it would count from now on.
+    """
     peak, clear = peak_bytes(), Path("/proc/self/clear_refs")
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim:
+        trim(0)
     if clear.exists():
         clear.write_text("5")
     return peak
