@@ -118,7 +118,11 @@ def _flags() -> argparse.ArgumentParser:
         help="hide torch and transformers: every script ends as a mock, which tests the pipeline",
     )
     what.add_argument(
-        "--resume", nargs="?", const="", metavar="RUN_ID", help="go on with this or the last run"
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN_ID",
+        help="go on with this or the last run; of benchmark, with this or the last folder",
     )
     what.add_argument(
         "--changed",
@@ -218,10 +222,18 @@ def _flags() -> argparse.ArgumentParser:
     speed.add_argument(
         "--vs",
         metavar="KEY=VALUE",
-        help="compare, interleaved, with another device, dtype, attention or python",
+        help="compare, interleaved, with another device, dtype, attention, python, loop or number "
+        "of passes",
     )
-    compare = flags.add_argument_group("what to compare (bench_runner)")
-    compare.add_argument("--repeats", type=_count, metavar="N", help="of each way; default: 3")
+    speed.add_argument(
+        "--extrapolate",
+        action="store_true",
+        help="from models of less depth also what could be measured: shows how far off that is",
+    )
+    compare = flags.add_argument_group("what to compare (bench_runner, benchmark --vs)")
+    compare.add_argument(
+        "--repeats", type=_count, metavar="N", help="of each way; default: 3 (--vs: 1)"
+    )
     keep = flags.add_argument_group("what to keep where (archive)")
     keep.add_argument("--branch", default="history", help="of the Git remote; default: history")
     keep.add_argument("--push", action="store_true", help="send the runs of results/ there too")

@@ -9,10 +9,12 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tools import prices, results
@@ -89,6 +91,16 @@ def overview(records: Sequence[Record], per_hour: Mapping[str, float]) -> str:
         ),
         *(f"![{name}]({name}.png)\n" for name in PLOTS),
     ]
+    if rows := errors(records):
+        header = ["predicted", "device", "records", "median error", "90 % are below"]
+        lines += [
+            "## How far predictions are off\n",
+            (
+                "Of models of full size: the memory before anything was built, and what models of "
+                "less depth say of a whole one.\n"
+            ),
+            markdown.table(header, rows, 3) + "\n",
+        ]
     for architecture, of_architecture in grouped(records, "architecture").items():
         lines.append(f"## {markdown.text(architecture)}\n")
         header = [
@@ -115,19 +127,69 @@ def row(record: Record) -> list[str]:
         latency = form.duration(found["latency_seconds"]) + MARKS["extrapolated"]
         memory = form.memory(found["resident_bytes"])
         return [*start, latency, form.NOTHING, form.NOTHING, memory, form.NOTHING, form.NOTHING]
-    latency = record["latency"]
-    middle, low, high = (form.duration(latency[key]) for key in ("median", "low", "high"))
     tokens = record.get("generation")
     share = of_roofline(record)
     return [
         *start,
-        f"{middle} [{low}, {high}]{MARKS.get(record['status'], '')}",
+        form.interval(record["latency"]) + MARKS.get(record["status"], ""),
         f"{record['throughput_per_second']:.3g}",
         f"{tokens['tokens_per_second']:.3g}" if tokens else form.NOTHING,
-        form.memory(record["memory"]["device"] or record["memory"]["resident"]),
+        form.memory(peak(record)),
         form.count(record["parameters"]),
         f"{share:.0%}" if share else form.NOTHING,
     ]
+
+
+def errors(records: Sequence[Record]) -> list[list[str]]:
+    """How far what was predicted is from what was measured, for each kind and device."""
+    rows = []
+    for what, pairs in PREDICTED.items():
+        for device, of_device in grouped(records, "device").items():
+            full = [record for record in of_device if record["size"] == "full"]
+            if off := sorted(abs(told / seen - 1) for told, seen in pairs(full)):
+                middle, most = np.percentile(off, [50, 90])
+                number = form.count(len(off))
+                rows.append([what, markdown.text(device), number, f"{middle:.1%}", f"{most:.1%}"])
+    return rows
+
+
+def memory_pairs(records: Sequence[Record]) -> list[tuple[float, float]]:
+    """Peak memory predicted and measured; that of graphs is not predicted (nor are their FLOPs)."""
+    return [
+        (record["predicted"]["run"], peak(record))
+        for record in records
+        if record.get("flops") and record["predicted"] and record["predicted"]["run"]
+    ]
+
+
+def extrapolated_latencies(records: Sequence[Record]) -> list[tuple[float, float]]:
+    """Latencies continued from less depth, and measured."""
+    return [
+        (record["extrapolated"]["latency_seconds"], record["latency"]["median"])
+        for record in timed(records)
+        if record.get("extrapolated")
+    ]
+
+
+def extrapolated_memory(records: Sequence[Record]) -> list[tuple[float, float]]:
+    """Peak memory continued from less depth, and measured."""
+    return [
+        (record["extrapolated"]["resident_bytes"], record["memory"]["resident"])
+        for record in records
+        if record.get("extrapolated") and record.get("memory")
+    ]
+
+
+PREDICTED = {
+    "memory": memory_pairs,
+    "latency, extrapolated": extrapolated_latencies,
+    "memory, extrapolated": extrapolated_memory,
+}
+
+
+def peak(record: Record) -> int:
+    """The most memory that a measured model took: of its device, or of its process."""
+    return int(record["memory"]["device"] or record["memory"]["resident"])
 
 
 def costs(record: Record, per_hour: Mapping[str, float]) -> list[str]:
@@ -194,15 +256,15 @@ def facts(record: Record) -> Iterable[tuple[str, str]]:
     if needs := record["predicted"]:
         yield "memory predicted", form.memory(needs["run"] or needs["weights"])
     if memory := record.get("memory"):
-        yield "memory measured", form.memory(memory["device"] or memory["resident"])
+        yield "memory measured", form.memory(peak(record))
         yield "memory while loading", form.memory(memory["loading"])
     if record.get("flops"):
         yield "operations of a call", f"{record['flops'] / 1e9:.4g} GFLOP"
     if found := record.get("extrapolated"):
         depths = " and ".join(map(str, found["depths"]))
         yield "extrapolated from", f"{depths} of {found['layers']} layers"
-        yield "latency", form.duration(found["latency_seconds"])
-        yield "memory", form.memory(found["resident_bytes"])
+        yield "latency extrapolated", form.duration(found["latency_seconds"])
+        yield "memory extrapolated", form.memory(found["resident_bytes"])
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     yield "measured", f"{record['started']} with {versions}"
     if device := record.get("device_facts"):
@@ -244,13 +306,27 @@ def timed(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record["status"] == "measured"]
 
 
+def blank(width: float, height: float, x: str, y: str = "") -> tuple[Figure, Axes]:
+    """A figure to draw in."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def coloured(records: Sequence[Record]) -> Iterator[tuple[str, str, list[Record]]]:
+    """The records by device, each with its colour."""
+    for colour, (device, found) in zip(COLOURS, grouped(records, "device").items(), strict=False):
+        yield colour, device, found
+
+
 def draw_latency(records: Sequence[Record]) -> Figure:
     """Latency of each family by device, with the interval of its median."""
     found = [record for record in timed(records) if record["batch"] == 1]
     families = sorted({r["family"] for r in found}, key=lambda f: _fastest(f, found))
-    figure = Figure(figsize=(9, 1.5 + 0.17 * len(families)), layout="constrained")
-    axes = figure.subplots()
-    for colour, (device, of_device) in zip(COLOURS, grouped(found, "device").items(), strict=False):
+    figure, axes = blank(9, 1.5 + 0.17 * len(families), "latency of a call, batch 1 (ms)")
+    for colour, device, of_device in coloured(found):
         middle = [record["latency"]["median"] * 1e3 for record in of_device]
         reach = [
             [(r["latency"]["median"] - r["latency"]["low"]) * 1e3 for r in of_device],
@@ -260,7 +336,6 @@ def draw_latency(records: Sequence[Record]) -> Figure:
         axes.errorbar(middle, places, xerr=reach, fmt="o", ms=3, color=colour, label=device)
     axes.set_yticks(range(len(families)), families, fontsize=6)
     axes.set_xscale("log")
-    axes.set_xlabel("latency of a call, batch 1 (ms)")
     if families:
         axes.legend(fontsize=7)
     return figure
@@ -272,46 +347,34 @@ def _fastest(family: str, records: Sequence[Record]) -> float:
 
 def draw_throughput(records: Sequence[Record]) -> Figure:
     """How throughput grows with the batch, relative to batch 1."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    series: defaultdict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
-    for r in timed(records):
-        series[r["family"], r["device"], r["dtype"]][r["batch"]] = r["throughput_per_second"]
-    devices = sorted({key[1] for key in series})
-    for key, values in sorted(series.items()):
-        if len(values) > 1 and 1 in values:
-            batches = sorted(values)
-            colour = COLOURS[devices.index(key[1]) % len(COLOURS)]
-            axes.plot(batches, [values[b] / values[1] for b in batches], color=colour, lw=0.7)
-    axes.set_xlabel("batch")
-    axes.set_ylabel("throughput over that of batch 1")
+    figure, axes = blank(6, 4, "batch", "throughput over that of batch 1")
+    for colour, _, of_device in coloured(timed(records)):
+        series: defaultdict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+        for r in of_device:
+            series[r["family"], r["dtype"]][r["batch"]] = r["throughput_per_second"]
+        for values in series.values():
+            if len(values) > 1 and 1 in values:
+                batches = sorted(values)
+                axes.plot(batches, [values[b] / values[1] for b in batches], color=colour, lw=0.7)
     return figure
 
 
 def draw_memory(records: Sequence[Record]) -> Figure:
     """Predicted against measured peak memory."""
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.subplots()
-    pairs = [
-        (r["predicted"]["run"] / 2**20, (r["memory"]["device"] or r["memory"]["resident"]) / 2**20)
-        for r in records
-        if r.get("memory") and r["predicted"] and r["predicted"]["run"]
-    ]
+    figure, axes = blank(5, 5, "predicted (MiB)", "measured (MiB)")
+    pairs = [(told / 2**20, seen / 2**20) for told, seen in memory_pairs(records)]
     axes.loglog(*zip(*pairs, strict=True) if pairs else ([], []), "o", ms=3, color=COLOURS[0])
     if pairs:
         ends = [min(map(min, pairs)), max(map(max, pairs))]
         axes.loglog(ends, ends, color=picture.FAINT, lw=0.7)
-    axes.set_xlabel("predicted (MiB)")
-    axes.set_ylabel("measured (MiB)")
     return figure
 
 
 def draw_roofline(records: Sequence[Record]) -> Figure:
     """Achieved operations per second over operations per byte of weights, below the roofline."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = blank(6, 4, "operations per byte of weights", "operations per second")
     found = [record for record in timed(records) if record.get("flops")]
-    for colour, (device, of_device) in zip(COLOURS, grouped(found, "device").items(), strict=False):
+    for colour, device, of_device in coloured(found):
         intensity = [r["flops"] / r["model_bytes"] for r in of_device]
         achieved = [r["flops"] / r["latency"]["median"] for r in of_device]
         axes.loglog(intensity, achieved, "o", ms=3, color=colour, label=device)
@@ -319,8 +382,6 @@ def draw_roofline(records: Sequence[Record]) -> Figure:
         ends = sorted([*intensity, roof["flops_per_second"] / roof["bytes_per_second"]])
         height = [min(roof["flops_per_second"], x * roof["bytes_per_second"]) for x in ends]
         axes.loglog(ends, height, color=colour, lw=0.8)
-    axes.set_xlabel("operations per byte of weights")
-    axes.set_ylabel("operations per second")
     if found:
         axes.legend(fontsize=7)
     return figure

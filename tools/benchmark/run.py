@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,7 @@ import psutil
 from tools import devices, plan, results, scripts
 from tools.benchmark import statistics, vs
 from tools.reports import form
-from tools.usage import CannotWrite, UsageError, plain
+from tools.usage import CannotWrite, UsageError, plain, unknown
 
 HERE = Path(__file__).parent
 SECONDS, CALLS = 5.0, 10  # at least, of the calls that count
@@ -42,17 +43,28 @@ class ChildFailed(Exception):
     """The process that holds a model has ended; the message says why."""
 
 
+class NotExtrapolated(Exception):
+    """Models of less depth say nothing of this one; the message says why."""
+
+
 class Child:
-    """A process that holds a model (`child.py`), asked by `ask`; `facts` are what it was built."""
+    """A process that holds a model (`child.py`), asked by `ask`; `facts` are what it was built.
+
+    `python` is what runs the `program`.
+    """
 
     def __init__(
-        self, request: dict[str, Any], timeout: float, python: str = sys.executable
+        self,
+        request: dict[str, Any],
+        timeout: float,
+        python: str = sys.executable,
+        program: str = "child.py",
     ) -> None:
         threads = str(request.get("threads") or psutil.cpu_count(logical=False) or 1)
         offline = {"HF_HUB_OFFLINE": "1"} if request["weights"] != "pretrained" else {}
         self.timeout = timeout
         self.process = subprocess.Popen(
-            [python, str(HERE / "child.py"), json.dumps(request)],
+            [python, str(HERE / program), json.dumps(request)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -129,25 +141,57 @@ class Child:
 
 def main(options: argparse.Namespace) -> int:
     """`python -m tools benchmark`: 0 when each was measured or says why not, 1 where one broke."""
-    requests = list(asked(options))
+    requests = {_name(request): request for request in asked(options)}
     if options.vs:
-        return vs.main(options, requests)
-    started = datetime.now(timezone.utc)
-    folder: Path = options.benchmarks / f"{started:%Y%m%dT%H%M%SZ}"
+        return vs.main(options, [*requests.values()])
+    folder = _folder(options)
+    left = {
+        name: request
+        for name, request in requests.items()
+        if not _is_done(folder / f"{name}.json", request)
+    }
+    there = f", {len(requests) - len(left)} of them are there" if len(left) < len(requests) else ""
+    print(f"{len(requests)} measurements{there}, in {folder}", flush=True)
+    broken, rooflines = 0, dict[tuple[str, str], dict[str, float]]()
+    started = time.monotonic()
+    for number, (name, request) in enumerate(left.items(), 1):
+        record = measure(request, options.timeout, rooflines)
+        results.write(folder / f"{name}.json", record, "benchmark")
+        broken += record["status"] == "error"
+        minutes = (time.monotonic() - started) / number * (len(left) - number) / 60
+        print(f"[{number}/{len(left)}] {name}: {told(record)}; {minutes:.0f} min left", flush=True)
+    print(f"`nox -s publish` renders benchmark_reports/ from {options.benchmarks}")
+    return 1 if broken else 0
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    """The folder for the records: a new one, or with `--resume` an earlier.
+
+    Errors: UsageError, CannotWrite.
+    """
+    root: Path = options.benchmarks
+    if options.resume is not None:
+        earlier = {path.name: path for path in root.glob("*") if path.is_dir()}
+        name = options.resume or max(earlier, default="")
+        if name not in earlier:
+            raise UsageError(f"--resume: {unknown('folder', name, earlier)} in {root}")
+        return earlier[name]
+    folder = root / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:
         raise CannotWrite(f"{folder} cannot be written ({error})") from error
-    print(f"{len(requests)} measurements, in {folder}")
-    broken, rooflines = 0, dict[tuple[str, str], dict[str, float]]()
-    for number, request in enumerate(requests, 1):
-        record = measure(request, options.timeout, rooflines)
-        name = "-".join(map(str, [record["family"], *_key(request)])).replace(":", "-")
-        results.write(folder / f"{name}.json", record, "benchmark")
-        broken += record["status"] == "error"
-        print(f"[{number}/{len(requests)}] {name}: {told(record)}", flush=True)
-    print(f"`nox -s publish` renders benchmark_reports/ from {options.benchmarks}")
-    return 1 if broken else 0
+    return folder
+
+
+def _is_done(path: Path, request: dict[str, Any]) -> bool:
+    """Whether there is a record that holds: of the script as it is, neither noisy nor an error."""
+    try:
+        record = results.read_benchmark(path)
+    except results.BrokenRecord:  # or none
+        return False
+    same = record["script_sha256"] == scripts.read(Path(request["script"])).sha256
+    return same and record["status"] not in ("noisy", "error")
 
 
 def asked(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -170,6 +214,7 @@ def asked(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     "seed": options.seed or 0,
                     "batch": batch,
                     "length": options.length,
+                    "extrapolate": options.extrapolate,
                 }
 
 
@@ -186,9 +231,12 @@ def measure(
     try:
         if need is not None and need > SHARE * free:
             short = f"needs {need / 1e9:.1f} GB, {free / 1e9:.1f} free"
-            return {**record, **extrapolate(request, timeout, short)}
+            return {**record, **instead(request, timeout, short)}
         with Child(request, timeout) as child:
             record |= observe(child, request, rooflines)
+        if request["extrapolate"]:
+            with contextlib.suppress(NotExtrapolated):
+                record["extrapolated"] = extrapolate(request, timeout)
     except ChildFailed as error:
         return {**record, "status": "error", "reason": str(error)}
     piped = record["pipeline"]
@@ -225,7 +273,12 @@ def described(request: dict[str, Any]) -> dict[str, Any]:
 
 def predict(request: dict[str, Any], timeout: float) -> dict[str, Any] | None:
     """What the child says that the model needs, in bytes; None where it cannot be built so."""
-    command = [sys.executable, str(HERE / "child.py"), "--predict", json.dumps(request)]
+    return _predicted(json.dumps({**request, "device": "meta"}), timeout)
+
+
+@functools.lru_cache(maxsize=8)  # the same on each device that is asked for
+def _predicted(request: str, timeout: float) -> dict[str, Any] | None:
+    command = [sys.executable, str(HERE / "child.py"), "--predict", request]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -273,20 +326,29 @@ def observe(
     return found
 
 
-def extrapolate(request: dict[str, Any], timeout: float, short: str) -> dict[str, Any]:
-    """Latency and memory of a model that does not fit, from two of less depth; or the reason.
+def instead(request: dict[str, Any], timeout: float, short: str) -> dict[str, Any]:
+    """What a record says of a model that does not fit, which is told by `short`."""
+    try:
+        found = extrapolate(request, timeout)
+    except NotExtrapolated as error:
+        return {"status": "skip", "reason": f"{short}; {error}"}
+    return {"status": "extrapolated", "reason": short, "extrapolated": found}
+
+
+def extrapolate(request: dict[str, Any], timeout: float) -> dict[str, Any]:
+    """Latency and memory of a model from two of less depth. Errors: NotExtrapolated.
 
     Both are linear in the number of layers, where all stacks are cut by the same share.
     """
     layers = deepest(request, timeout)
     if layers is None or layers <= DEPTHS[-1]:
-        return {"status": "skip", "reason": f"{short}; it has no layers to leave out"}
+        raise NotExtrapolated("it has no layers to leave out")
     points = []
     for depth in DEPTHS:
         less = {**request, "depth": depth / layers}
         needs, free = predict(less, timeout), psutil.virtual_memory().available
         if needs is None or max(needs["build"], needs["run"] or 0) > SHARE * free:
-            return {"status": "skip", "reason": f"{short}; nor do {depth} of {layers} layers fit"}
+            raise NotExtrapolated(f"nor do {depth} of {layers} layers fit")
         with Child(less, timeout) as child:
             child.ask("warm_up")
             times = child.ask("time", seconds=SECONDS, calls=CALLS)
@@ -295,14 +357,10 @@ def extrapolate(request: dict[str, Any], timeout: float, short: str) -> dict[str
     (d0, t0, m0), (d1, t1, m1) = points
     share = (layers - d1) / (d1 - d0)
     return {
-        "status": "extrapolated",
-        "reason": short,
-        "extrapolated": {
-            "layers": layers,
-            "depths": [d0, d1],
-            "latency_seconds": t1 + (t1 - t0) * share,
-            "resident_bytes": round(m1 + (m1 - m0) * share),
-        },
+        "layers": layers,
+        "depths": [d0, d1],
+        "latency_seconds": t1 + (t1 - t0) * share,
+        "resident_bytes": round(m1 + (m1 - m0) * share),
     }
 
 
@@ -356,19 +414,19 @@ def told(record: dict[str, Any]) -> str:
     """A record in one line."""
     status = record["status"]
     if status in ("measured", "noisy"):
-        latency = record["latency"]
-        low, middle, high = (form.duration(latency[key]) for key in ("low", "median", "high"))
         more = f" ({'; '.join(record['noise'])})" if record["noise"] else ""
         piped = record["pipeline"]
         told = f", pipeline {piped['task']}: {piped['status']}" if piped else ""
-        return f"{status}, {middle} [{low}, {high}]{told}{more}"
+        return f"{status}, {form.interval(record['latency'])}{told}{more}"
     if status == "extrapolated":
         return f"extrapolated, {form.duration(record['extrapolated']['latency_seconds'])}"
     return f"{status}: {record['reason']}"
 
 
-def _key(request: dict[str, Any]) -> Sequence[Any]:
+def _name(request: dict[str, Any]) -> str:
+    """What the record of a request is called."""
     usual = {"weights": "random", "size": "full"}
     special = [Path(request[k]).name for k, value in usual.items() if request[k] != value]
     length = [f"l{request['length']}"] if request["length"] else []
-    return [request["device"], request["dtype"], f"b{request['batch']}", *length, *special]
+    what = (request["family"], request["device"], request["dtype"], f"b{request['batch']}")
+    return "-".join([*what, *length, *special]).replace(":", "-")

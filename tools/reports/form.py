@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 from tools.reports.data import Check, Column, Environment, Matrix
@@ -35,6 +37,12 @@ def duration(value: float | None) -> str:
         return NOTHING
     milliseconds = value * 1000
     return f"{milliseconds:,.0f} ms" if milliseconds >= 100 else f"{milliseconds:.3g} ms"
+
+
+def interval(of: Mapping[str, Any]) -> str:
+    """A median of durations with the bounds of its interval."""
+    middle, low, high = (duration(of[key]) for key in ("median", "low", "high"))
+    return f"{middle} [{low}, {high}]"
 
 
 def memory(value: int | None) -> str:
