@@ -341,7 +341,7 @@ def test_an_alarm_is_a_check_that_passes_with_the_seed_of_the_script(tmp_path: P
 @pytest.mark.parametrize(
     ("seed", "result", "ends_with"),
     [
-        (1, lambda weight: (weight > 1).double(), SkipTest),  # a choice that hangs on a rounding
+        (1, lambda weight: (weight > 1).double(), SkipTest),  # a choice hangs on a rounding
         (0, lambda weight: (weight > 1).double(), AssertionError),  # the seed was chosen
         (1, lambda weight: 2 * weight.double(), AssertionError),  # a mistake
     ],
@@ -350,8 +350,8 @@ def test_what_hangs_on_a_rounding_is_undecidable_with_another_seed(
     seed: int, result: Any, ends_with: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_story, "active", types.SimpleNamespace(SEED=0))
-    subject: Any = types.SimpleNamespace(seed=seed, dtype="float32", device="cpu")
-    subject.build = lambda attention, dtype: torch.nn.BatchNorm1d(99)  # whose weights are 1
+    norm = torch.nn.BatchNorm1d(99).double()  # whose weights are 1
+    subject: Any = types.SimpleNamespace(seed=seed, eps=1e-7, reference=norm)
 
     def run(model: Any) -> dict[str, torch.Tensor]:
         return {"logits": result(model.weight.detach())}
