@@ -1621,23 +1621,23 @@ def decidable(
     """A context for a comparison of what `run(model)` gives, which skips what cannot be decided.
 
     With weights of another seed than the script's, which was not chosen for that, a choice among
-    what is nearly equal may hang on a rounding: where one rounding of some weights moves a result
-    further than its bound, how near it is to another says nothing. A mistake is no such thing: it
-    is there after each of them.
+    what is nearly equal may hang on a rounding: where one rounding of some weights moves the exact
+    result further than its bound, how near another comes to it says nothing of the model under
+    test, which has no part in this.
     """
     try:
         yield
     except AssertionError as error:
         if subject.seed == SEED:
             raise
-        model = subject.build("default", subject.dtype).to(subject.device)
+        model = copy.deepcopy(subject.reference)
         before = run(model)
         for seed in range(3):
-            nudge(model, seed)
+            nudge(model, seed, subject.eps)
             for name, value in run(model).items():
                 moved = rmse(value, before[name])
                 if moved > bounds[name]:
-                    why = f"one rounding of the weights moves {name} by {moved:.1e}"
+                    why = f"one rounding of weights moves the exact {name} by {moved:.1e}"
                     raise unittest.SkipTest(f"undecidable with this seed: {why}; {error}") from None
         raise
 
@@ -1656,12 +1656,20 @@ def seed_generators(seed: int, device: str | torch.device) -> None:
         getattr(backend, "manual_seed_all", backend.manual_seed)(seed)
 
 
+def checkpoint_of(weights: str) -> str:
+    """The checkpoint that `--weights` names: the family's own, or a folder. Errors: ValueError."""
+    where: str | None = CHECKPOINT if weights == "pretrained" else weights
+    if where is None:
+        raise ValueError(f"transformers names no checkpoint of {FAMILY}: --weights PATH")
+    return where
+
+
 def pretrained(model_class: Any, weights: str) -> Any:
     """The model of a checkpoint in fp32: the family's, from hub or cache, or that of a folder.
 
     Errors: ValueError where it lacks weights of the class, which would be random then.
     """
-    where = CHECKPOINT if weights == "pretrained" else weights
+    where = checkpoint_of(weights)
     options = {"dtype": torch.float32, "output_loading_info": True}
     model, found = model_class.from_pretrained(where, **options)
     if missing := sorted(found["missing_keys"]):
@@ -1673,13 +1681,13 @@ def pretrained(model_class: Any, weights: str) -> Any:
     return model
 
 
-def nudge(model: Any, seed: int) -> None:
-    """Make some weights of `model` larger by one rounding."""
+def nudge(model: Any, seed: int, eps: float = 0.0) -> None:
+    """Make some weights of `model` larger by one rounding of their type, or by `eps` of them."""
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
         if weight.is_floating_point():
             chosen = torch.rand(weight.shape, generator=generator) < 1 / 16
-            weight.data.mul_(1 + torch.finfo(weight.dtype).eps * chosen)
+            weight.data.mul_(1 + max(eps, torch.finfo(weight.dtype).eps) * chosen)
 
 
 def attend(model: Any, implementation: str) -> None:

@@ -1433,12 +1433,20 @@ def seed_generators(seed: int, device: str | torch.device) -> None:
         getattr(backend, "manual_seed_all", backend.manual_seed)(seed)
 
 
+def checkpoint_of(weights: str) -> str:
+    """The checkpoint that `--weights` names: the family's own, or a folder. Errors: ValueError."""
+    where: str | None = CHECKPOINT if weights == "pretrained" else weights
+    if where is None:
+        raise ValueError(f"transformers names no checkpoint of {FAMILY}: --weights PATH")
+    return where
+
+
 def pretrained(model_class: Any, weights: str) -> Any:
     """The model of a checkpoint in fp32: the family's, from hub or cache, or that of a folder.
 
     Errors: ValueError where it lacks weights of the class, which would be random then.
     """
-    where = CHECKPOINT if weights == "pretrained" else weights
+    where = checkpoint_of(weights)
     options = {"dtype": torch.float32, "output_loading_info": True}
     model, found = model_class.from_pretrained(where, **options)
     if missing := sorted(found["missing_keys"]):
@@ -1450,13 +1458,13 @@ def pretrained(model_class: Any, weights: str) -> Any:
     return model
 
 
-def nudge(model: Any, seed: int) -> None:
-    """Make some weights of `model` larger by one rounding."""
+def nudge(model: Any, seed: int, eps: float = 0.0) -> None:
+    """Make some weights of `model` larger by one rounding of their type, or by `eps` of them."""
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
         if weight.is_floating_point():
             chosen = torch.rand(weight.shape, generator=generator) < 1 / 16
-            weight.data.mul_(1 + torch.finfo(weight.dtype).eps * chosen)
+            weight.data.mul_(1 + max(eps, torch.finfo(weight.dtype).eps) * chosen)
 
 
 def attend(model: Any, implementation: str) -> None:
