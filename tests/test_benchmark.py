@@ -308,6 +308,7 @@ def test_two_attentions_are_compared_in_turn(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(vs, "BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(vs, "PAIRS", (8,))
     assert main(["benchmark", *TINY, "--vs", "attention=eager"]) == 0
     assert "bert: attention eager takes " in capsys.readouterr().out
 
