@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -233,6 +237,44 @@ def test_a_page_judges_a_bundle_and_its_record_becomes_a_run(
     assert statuses(record) == {"device_parity": "pass", "placement": "pass"}
     assert (record["run"]["runner"], record["run"]["node"]) == ("page", "127.0.0.1")
     assert "Chrome/" in (record["device"]["driver"] or "")
+
+
+def test_a_browser_of_the_local_network_runs_bundles_and_sends_records(
+    browser: Browser, bundle: Path, tmp_path: Path
+) -> None:
+    """As a phone does: by https at this machine's own address, past the warning."""
+    address = bundles._address()
+    if address.startswith("127.") or not shutil.which("openssl"):
+        pytest.skip("this machine is in no network, or has no openssl")
+    shutil.copytree(bundle, tmp_path / "bundles")
+    command = [sys.executable, "-m", "tools", "serve_bundles", "--lan", "--family", "vit"]
+    command += ["--port", "0", "--results", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout
+            told = next(line for line in serving.stdout if line.startswith("open "))
+            url = told.split()[1]
+            assert re.fullmatch(rf"https://{re.escape(address)}:\d+/[\w-]+/", url)
+            port = int(url.split(":")[2].split("/")[0])
+            with socket.create_connection((address, port)):  # which says nothing
+                context = browser.new_context(ignore_https_errors=True)  # its user trusts it
+                page = context.new_page()
+                assert page.goto(url.rsplit("/", 2)[0] + "/").status == 404  # without the token
+                page.goto(f"{url}#start")
+                assert page.evaluate("isSecureContext")
+                page.wait_for_function("state.textContent.startsWith('done')", timeout=120_000)
+                assert "pass" in page.inner_text("#rows")
+                context.close()
+        finally:
+            serving.send_signal(signal.SIGINT)
+            serving.wait(60)
+    [path] = tmp_path.glob("*/vit-webgpu.json")
+    run = results.read_run(path.parent)
+    assert run.complete, run.problems
+    [record] = run.records.values()
+    assert statuses(record) == {"device_parity": "pass", "placement": "pass"}
+    assert record["run"]["node"] == address
+    assert record["measurements"]["parameters"] > 1000
 
 
 def test_the_page_of_a_bundle_sees_wrong_outputs(browser: Browser, bundle: Path) -> None:

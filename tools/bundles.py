@@ -16,6 +16,7 @@ import secrets
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -193,6 +194,15 @@ class Handler(Files):
         self.wfile.write(body)
 
 
+class Server(ThreadingHTTPServer):
+    """A server whose clients may hang up, as a browser does until its user trusts it."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tell of faults that are ours."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
 def make(families: dict[str, Path], folder: Path) -> list[str]:
     """Write the bundles that are missing or of an older script; gives those that cannot be made."""
     old = [
@@ -233,7 +243,7 @@ def server(folder: Path, visits: Visits, token: str, port: int, lan: bool) -> Th
     certificate that is made here, and that the browser asks about. Errors: UsageError.
     """
     handler = functools.partial(Handler, token=token, visits=visits, directory=str(folder))
-    made = ThreadingHTTPServer(("0.0.0.0" if lan else "127.0.0.1", port), handler)
+    made = Server(("0.0.0.0" if lan else "127.0.0.1", port), handler)
     if lan:
         with tempfile.TemporaryDirectory() as scratch:
             key, certificate = Path(scratch, "key.pem"), Path(scratch, "certificate.pem")
@@ -251,7 +261,10 @@ def server(folder: Path, visits: Visits, token: str, port: int, lan: bool) -> Th
                 ) from error
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate, key)
-        made.socket = context.wrap_socket(made.socket, server_side=True)
+        # Each thread greets its own client: one that connects and says nothing holds up no other.
+        made.socket = context.wrap_socket(
+            made.socket, server_side=True, do_handshake_on_connect=False
+        )
     return made
 
 
