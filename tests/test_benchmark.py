@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -319,11 +320,15 @@ def test_more_passes_take_longer_by_as_much(
     monkeypatch.setattr(vs, "PAIRS", (8,))
     assert main(["benchmark", *TINY, "--vs", "passes=40", "--repeats", "2"]) == 0
     *both, last = capsys.readouterr().out.splitlines()
-    assert [line.partition(" times as long as 20: ")[2].split()[0] for line in both] == [
-        "differs"
-    ] * 2
-    assert last.startswith("bert: 2 comparisons, 2 differ; median ratio ")
-    assert last.endswith(" intervals hold 2.000, which is true")
+    assert all(line.startswith("bert: passes 40 takes ") for line in both)
+    assert all(" times as long as 20: " in line for line in both)
+    found = re.fullmatch(
+        r"bert: 2 comparisons, \d differ; median ratio (\S+); "
+        r"\d intervals hold 2\.000, which is true",
+        last,
+    )
+    assert found, last
+    assert float(found[1]) > 1.3, "on a machine that does something else too"
 
 
 def test_pairs_are_added_until_the_interval_is_narrow() -> None:
