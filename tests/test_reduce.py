@@ -31,10 +31,11 @@ def test_a_short_script_has_the_check_and_no_machinery() -> None:
     assert text.count("\n") <= reduce.LINES
 
 
-def test_what_only_graphs_do_is_left_out() -> None:
+def test_what_only_graphs_and_other_seeds_need_is_left_out() -> None:
     script = ROOT / "fixed_tests" / "test_hf_bert.py"
     text = reduce.reduced(script, "dtype_bf16", exact=False, wanted=WANTED)
-    assert "Graph" not in text
+    for left_out in ("Graph", "decidable", "nudge"):
+        assert left_out not in text
     assert "FP32_OUTPUTS" in text
     assert text.count("\n") <= reduce.LINES
 

@@ -178,7 +178,7 @@ def failure(command: list[str], check: str) -> Failure | None:
 def reduced(script: Path, check: str, exact: bool, wanted: Failure) -> str:
     """The short script; with `exact` weights and inputs are those of the long one."""
     tree = ast.parse(script.read_text("utf-8"))
-    own = definitions(OnTheCpu().visit(tree))
+    own = definitions(AsItIs().visit(tree))
     wanted_constants = ("ATTENTIONS", "MODEL_CLASS", "OPTIONS", "SEED")
     constants: dict[str, Any] = {
         name: ast.literal_eval(ast.unparse(own[name]).partition(" = ")[2])
@@ -279,14 +279,21 @@ def reached(known: Mapping[str, ast.stmt], start: str) -> set[str]:
     return found
 
 
-class OnTheCpu(ast.NodeTransformer):
-    """Leaves out what a check does with models that are graphs: on the CPU there are none."""
+class AsItIs(ast.NodeTransformer):
+    """Leaves out what a check does with graphs, or with other seeds than that of the script."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """`isinstance(model, Graph)` is False."""
         self.generic_visit(node)
         words = [ast.unparse(each) for each in (node.func, *node.args[1:])]
         return ast.Constant(False) if words == ["isinstance", "Graph"] else node
+
+    def visit_With(self, node: ast.With) -> Any:
+        """`with decidable(…): this`."""
+        self.generic_visit(node)
+        manager = node.items[0].context_expr
+        known = isinstance(manager, ast.Call) and ast.unparse(manager.func) == "decidable"
+        return node.body if known else node
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
         """`False and this`, `False or this`."""
