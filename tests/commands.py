@@ -49,7 +49,8 @@ def blocks(document: Path) -> Iterator[list[str]]:
     """The commands of each block that is for a console."""
     for language, block in FENCE.findall(document.read_text("utf-8")):
         if language == "console":
-            lines = (re.sub(r"(^|\s+)#.*", "", line).strip() for line in block.splitlines())
+            joined = block.replace("\\\n", "")
+            lines = (re.sub(r"(^|\s+)#.*", "", line).strip() for line in joined.splitlines())
             yield [line for line in lines if line]
 
 
