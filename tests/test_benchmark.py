@@ -133,6 +133,15 @@ def test_a_child_that_dies_says_so(tmp_path: Path) -> None:
         run.Child(request(script=str(script)), 300)
 
 
+def test_a_child_that_dies_while_it_is_watched_says_so() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    watch = run.Watch(process.pid)
+    watch.__enter__()
+    process.kill()
+    process.communicate()
+    watch.__exit__(run.ChildFailed, run.ChildFailed("gone"), None)  # and is not what is told
+
+
 def test_a_child_that_hangs_is_given_up(tmp_path: Path) -> None:
     script = tmp_path / "test_hf_x.py"
     script.write_text("import time\ntime.sleep(600)")

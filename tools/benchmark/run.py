@@ -389,8 +389,9 @@ class Watch:
         self.before = self._times()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.after = self._times()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:  # else the process may be gone
+            self.after = self._times()
 
     def _times(self) -> tuple[float, float, float, float]:
         """Seconds of: the wall, all processors at work, the child, the host at other work."""
