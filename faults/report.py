@@ -64,10 +64,13 @@ def why_missed(verdicts: Sequence[Verdict], path: Path = MISSED) -> dict[str, st
     Also of those that have a reason, but are not missed any more: that has to go.
     """
     known: dict[str, str] = tomllib.loads(path.read_text("utf-8"))
-    outcomes = {v.mutant.name: v.outcome for v in verdicts}
-    stale = {n: f"**{path.name} has a reason, but it is {o}**" for n, o in outcomes.items()}
-    missed = {n: known.get(n, UNKNOWN) for n, o in outcomes.items() if o == "missed"}
-    return {n: why for n, why in stale.items() if n in known} | missed
+    found = {}
+    for name, outcome in ((verdict.mutant.name, verdict.outcome) for verdict in verdicts):
+        if outcome == "missed":
+            found[name] = known.get(name, UNKNOWN)
+        elif name in known:
+            found[name] = f"**{path.name} has a reason, but it is {outcome}**"
+    return found
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

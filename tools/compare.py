@@ -22,11 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -35,6 +30,11 @@ from tools.processes import Call, Limits, Processes, Runner
 from tools.reports.markdown import code, table
 from tools.scripts import find
 from tools.usage import UsageError, unknown
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 SLOWER = 1.3  # times; the quickest of all calls is compared
 REPEATS = 3  # runs of a family whose time seems to differ
@@ -277,10 +277,10 @@ def section(found: Sequence[Change], old: Release, new: Release, count: int) -> 
     known = explained()
     for change in found:
         lines.append(f"### {change.family}\n")
-        release_of_change = f"{new.package} {change.first or new.version}"
-        why = known.get(release_of_change, {}).get(change.family)
+        first = f"{new.package} {change.first or new.version}"
+        why = known.get(first, {}).get(change.family)
         lines.append(f"- {why}" if why else f"- **not explained yet**, in {CAUSES.name}")
-        lines += [f"- `{check}`: {code(why[:300])}" for check, why in change.reasons.items()]
+        lines += [f"- `{check}`: {code(text[:300])}" for check, text in change.reasons.items()]
         lines += [
             f"- changed in the release: {code(text)}" for text in edits(change.family, old, new)
         ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -317,7 +318,9 @@ def blank(width: float, height: float, x: str, y: str = "") -> tuple[Figure, Axe
 
 def coloured(records: Sequence[Record]) -> Iterator[tuple[str, str, list[Record]]]:
     """The records by device, each with its colour."""
-    for colour, (device, found) in zip(COLOURS, grouped(records, "device").items(), strict=False):
+    for colour, (device, found) in zip(
+        itertools.cycle(COLOURS), grouped(records, "device").items()
+    ):
         yield colour, device, found
 
 

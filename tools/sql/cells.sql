@@ -41,19 +41,17 @@ SELECT
     coalesce(records.inference, if(mock IS NULL, NULL, 'mock')) AS inference,
     records.device_name,
     records.software,
-    list_aggregate(latencies.hardware, 'median') AS latency_median,
-    list_aggregate(latencies.hardware, 'min') AS latency_low,
-    list_aggregate(latencies.hardware, 'max') AS latency_high,
+    list_aggregate(records.hardware_seconds, 'median') AS latency_median,
+    list_aggregate(records.hardware_seconds, 'min') AS latency_low,
+    list_aggregate(records.hardware_seconds, 'max') AS latency_high,
     records.peak_memory_bytes,
     records.parameters,
     records.seconds,
     newest.complete
 FROM newest
-LEFT JOIN records USING (run_id, family, device, weights, size, dtype)
 -- What a software adapter takes says nothing of a device, so no table has it.
 LEFT JOIN (
-    SELECT run_id, family, device, weights, size, dtype, latency_seconds AS hardware
-    FROM records WHERE software IS NOT TRUE
-) AS latencies USING (run_id, family, device, weights, size, dtype)
+    SELECT *, if(software, NULL, latency_seconds) AS hardware_seconds FROM records
+) AS records USING (run_id, family, device, weights, size, dtype)
 LEFT JOIN counted USING (run_id, family, device, weights, size, dtype)
 LEFT JOIN problems ON problems.run_id = newest.run_id AND problems.path = newest.path
