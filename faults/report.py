@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import tomli
+
 from faults.operators import OPERATORS
 from faults.study import SIMPLE, Baseline, Verdict
 from tools.reports.markdown import table
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MISSED = Path(__file__).with_name("missed.toml")
 UNKNOWN = "**no reason is known yet**"
@@ -63,7 +59,7 @@ def why_missed(verdicts: Sequence[Verdict], path: Path = MISSED) -> dict[str, st
 
     Also of those that have a reason, but are not missed any more: that has to go.
     """
-    known: dict[str, str] = tomllib.loads(path.read_text("utf-8"))
+    known: dict[str, str] = tomli.loads(path.read_text("utf-8"))
     found = {}
     for name, outcome in ((verdict.mutant.name, verdict.outcome) for verdict in verdicts):
         if outcome == "missed":

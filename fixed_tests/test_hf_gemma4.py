@@ -130,6 +130,7 @@ GOLDEN = {
     "logits": (1.029053562, 1.25061858, -0.9578955331),
     "image_hidden_states": (1.076497485, 0.6261479544, 0.03029706587),
     "audio_hidden_states": (1.032151399, 1.345916159, 0.04785375326),
+    "all_outputs": (0.8636452629, 1.916983245, -0.3022323326),
     "text_config.attention_bias": (1.030592599, 2.920697705, 0.4738758436),
     "text_config.attention_k_eq_v": (0.992752398, 1.887356867, -0.8019687734),
     "text_config.enable_moe_block": (1.02968196, 0.7319309737, -0.6669849118),
@@ -325,16 +326,14 @@ def test_forward(subject: Subject) -> None:
     """The outputs have the contracted names and shapes, are finite, the same however asked for."""
     for name, value in subject.outputs.items():
         assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
-    listened = copy.deepcopy(subject.reference)  # keeps the hooks that record its outputs
-    everything = subject.run(listened, subject.inputs, **ALL_OUTPUTS)
-    shapes = {name: tuple(value.shape) for name, value in everything.items()}
+    shapes = {name: tuple(value.shape) for name, value in subject.everything.items()}
     if subject.size == "tiny" and subject.seed == SEED:
         assert shapes == OUTPUTS, f"the shapes are {shapes}"
     else:  # lengths may follow from values, and so may the number of steps
         known, found = ({n.partition(".")[0] for n in names} for names in (OUTPUTS, shapes))
         assert found == known, f"the outputs are {sorted(found)}"
     exact = {name: 1e-9 * rms(value) for name, value in subject.expected.items()}
-    assert_agree(everything, subject.expected, exact, "with hidden states and the like")
+    assert_agree(subject.everything, subject.expected, exact, "with hidden states and the like")
     if isinstance(subject.model, Graph):  # which has but one form
         return
     asked = subject.run(subject.model, subject.inputs, **ALL_OUTPUTS)
@@ -397,6 +396,8 @@ def test_golden(subject: Subject) -> None:
     stored = GOLDEN.keys() & OUTPUTS.keys()
     assert subject.expected.keys() == stored, f"the outputs are {[*subject.expected]}"
     assert_golden(subject.expected)
+    if subject.further:
+        assert_golden({"all_outputs": joined(subject.further)})
     for name in SWITCHES:
         switched = Switched(subject.device, seed=subject.seed, switch=name)
         assert_golden({name: joined(switched.expected)})
@@ -1629,6 +1630,17 @@ class Subject:
         return self.run(self.reference, self.inputs)
 
     @cached_property
+    def everything(self) -> Tensors:
+        """What the reference gives with all that it can be asked for: hidden states, attentions."""
+        model = in_fp64(self.build())  # another one, as it keeps the hooks that record its outputs
+        return self.run(model, self.inputs, **ALL_OUTPUTS)
+
+    @cached_property
+    def further(self) -> Tensors:
+        """What it gives only when asked for."""
+        return {n: value for n, value in self.everything.items() if n not in self.expected}
+
+    @cached_property
     def eps(self) -> float:
         """The relative rounding error of the floating point type."""
         return torch.finfo(getattr(torch, self.dtype)).eps
@@ -1958,8 +1970,7 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
 def assert_gradients(subject: Subject) -> set[str]:
     """The gradients of the objective of `subject` are there and right; whose are not zero."""
     model = subject.model
-    subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
-    subject.objective(model).backward()
+    backward(subject, model)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     learning = {name: each for name, each in trained.items() if learns(each, subject.seed)}
     wrong = sorted(name for name in trained.keys() - learning.keys() if not excused(name))
@@ -1975,8 +1986,7 @@ def assert_gradients(subject: Subject) -> set[str]:
     note(error, bound)
 
     def again(model: Any) -> Tensors:
-        subject.run(model, subject.inputs)
-        subject.objective(model).backward()
+        backward(subject, model)
         found = torch.stack([along(name, model.get_parameter(name)) for name in learning])
         model.zero_grad()
         return {"slope": found.sum()}
@@ -1984,6 +1994,12 @@ def assert_gradients(subject: Subject) -> set[str]:
     with decidable(subject, again, {"slope": bound}):
         assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
     return {name for name, each in zip(learning, slopes, strict=True) if each}
+
+
+def backward(subject: Subject, model: Any) -> None:
+    """Let `model` have the gradients of the objective of `subject`."""
+    subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
+    subject.objective(model).backward()
 
 
 def along(name: str, parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -88,6 +88,7 @@ REQUIRES: tuple[str, ...] = ()  # packages that some check needs
 SEED = 0  # of weights and inputs: the first with which no output is dead
 ATTENTIONS = ("sdpa", "eager")  # the first is what users get by default
 EXPERTS: tuple[str, ...] = ()
+ALL_OUTPUTS: dict[str, bool] = {}
 OUTPUTS = {"output": (9,)}
 FP32_OUTPUTS: tuple[str, ...] = ()  # outputs that a bf16 model gives in fp32
 SWITCHES: dict[str, bool] = {
@@ -273,6 +274,8 @@ def test_golden(subject: Subject) -> None:
     stored = GOLDEN.keys() & OUTPUTS.keys()
     assert subject.expected.keys() == stored, f"the outputs are {[*subject.expected]}"
     assert_golden(subject.expected)
+    if subject.further:
+        assert_golden({"all_outputs": joined(subject.further)})
     for name in SWITCHES:
         switched = Switched(subject.device, seed=subject.seed, switch=name)
         assert_golden({name: joined(switched.expected)})
@@ -1355,6 +1358,17 @@ class Subject:
         return self.run(self.reference, self.inputs)
 
     @cached_property
+    def everything(self) -> Tensors:
+        """What the reference gives with all that it can be asked for: hidden states, attentions."""
+        model = in_fp64(self.build())  # another one, as it keeps the hooks that record its outputs
+        return self.run(model, self.inputs, **ALL_OUTPUTS)
+
+    @cached_property
+    def further(self) -> Tensors:
+        """What it gives only when asked for."""
+        return {n: value for n, value in self.everything.items() if n not in self.expected}
+
+    @cached_property
     def eps(self) -> float:
         """The relative rounding error of the floating point type."""
         return torch.finfo(getattr(torch, self.dtype)).eps
@@ -1669,8 +1683,7 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
 def assert_gradients(subject: Subject) -> set[str]:
     """The gradients of the objective of `subject` are there and right; whose are not zero."""
     model = subject.model
-    subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
-    subject.objective(model).backward()
+    backward(subject, model)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     learning = {name: each for name, each in trained.items() if learns(each, subject.seed)}
     wrong = sorted(name for name in trained.keys() - learning.keys() if not excused(name))
@@ -1686,8 +1699,7 @@ def assert_gradients(subject: Subject) -> set[str]:
     note(error, bound)
 
     def again(model: Any) -> Tensors:
-        subject.run(model, subject.inputs)
-        subject.objective(model).backward()
+        backward(subject, model)
         found = torch.stack([along(name, model.get_parameter(name)) for name in learning])
         model.zero_grad()
         return {"slope": found.sum()}
@@ -1695,6 +1707,12 @@ def assert_gradients(subject: Subject) -> set[str]:
     with decidable(subject, again, {"slope": bound}):
         assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
     return {name for name, each in zip(learning, slopes, strict=True) if each}
+
+
+def backward(subject: Subject, model: Any) -> None:
+    """Let `model` have the gradients of the objective of `subject`."""
+    subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
+    subject.objective(model).backward()
 
 
 def along(name: str, parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -136,6 +136,7 @@ GOLDEN = {
     "enc_outputs_class": (4.689175497, -2.368002106, -2.571932407),
     "enc_outputs_coord_logits": (0.4214085862, -0.01301660316, 0.4343026778),
     "backbone_features": (1.042334905, 0.9348919412, -0.6642123069),
+    "all_outputs": (0.6225908457, 0.4154798773, 0.3601193489),
     "attention_bias": (1.414251689, -2.372067519, -0.4649434919),
     "backbone_config.apply_layernorm": (1.431449619, -2.656520307, -0.2465882387),
     "backbone_config.qkv_bias": (1.418957148, -2.662901981, 0.02999605954),
@@ -191,16 +192,14 @@ def test_forward(subject: Subject) -> None:
     """The outputs have the contracted names and shapes, are finite, the same however asked for."""
     for name, value in subject.outputs.items():
         assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
-    listened = copy.deepcopy(subject.reference)  # keeps the hooks that record its outputs
-    everything = subject.run(listened, subject.inputs, **ALL_OUTPUTS)
-    shapes = {name: tuple(value.shape) for name, value in everything.items()}
+    shapes = {name: tuple(value.shape) for name, value in subject.everything.items()}
     if subject.size == "tiny" and subject.seed == SEED:
         assert shapes == OUTPUTS, f"the shapes are {shapes}"
     else:  # lengths may follow from values, and so may the number of steps
         known, found = ({n.partition(".")[0] for n in names} for names in (OUTPUTS, shapes))
         assert found == known, f"the outputs are {sorted(found)}"
     exact = {name: 1e-9 * rms(value) for name, value in subject.expected.items()}
-    assert_agree(everything, subject.expected, exact, "with hidden states and the like")
+    assert_agree(subject.everything, subject.expected, exact, "with hidden states and the like")
     if isinstance(subject.model, Graph):  # which has but one form
         return
     asked = subject.run(subject.model, subject.inputs, **ALL_OUTPUTS)
@@ -263,6 +262,8 @@ def test_golden(subject: Subject) -> None:
     stored = GOLDEN.keys() & OUTPUTS.keys()
     assert subject.expected.keys() == stored, f"the outputs are {[*subject.expected]}"
     assert_golden(subject.expected)
+    if subject.further:
+        assert_golden({"all_outputs": joined(subject.further)})
     for name in SWITCHES:
         switched = Switched(subject.device, seed=subject.seed, switch=name)
         assert_golden({name: joined(switched.expected)})
@@ -1388,6 +1389,17 @@ class Subject:
         return self.run(self.reference, self.inputs)
 
     @cached_property
+    def everything(self) -> Tensors:
+        """What the reference gives with all that it can be asked for: hidden states, attentions."""
+        model = in_fp64(self.build())  # another one, as it keeps the hooks that record its outputs
+        return self.run(model, self.inputs, **ALL_OUTPUTS)
+
+    @cached_property
+    def further(self) -> Tensors:
+        """What it gives only when asked for."""
+        return {n: value for n, value in self.everything.items() if n not in self.expected}
+
+    @cached_property
     def eps(self) -> float:
         """The relative rounding error of the floating point type."""
         return torch.finfo(getattr(torch, self.dtype)).eps
@@ -1702,8 +1714,7 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
 def assert_gradients(subject: Subject) -> set[str]:
     """The gradients of the objective of `subject` are there and right; whose are not zero."""
     model = subject.model
-    subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
-    subject.objective(model).backward()
+    backward(subject, model)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     learning = {name: each for name, each in trained.items() if learns(each, subject.seed)}
     wrong = sorted(name for name in trained.keys() - learning.keys() if not excused(name))
@@ -1719,8 +1730,7 @@ def assert_gradients(subject: Subject) -> set[str]:
     note(error, bound)
 
     def again(model: Any) -> Tensors:
-        subject.run(model, subject.inputs)
-        subject.objective(model).backward()
+        backward(subject, model)
         found = torch.stack([along(name, model.get_parameter(name)) for name in learning])
         model.zero_grad()
         return {"slope": found.sum()}
@@ -1728,6 +1738,12 @@ def assert_gradients(subject: Subject) -> set[str]:
     with decidable(subject, again, {"slope": bound}):
         assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
     return {name for name, each in zip(learning, slopes, strict=True) if each}
+
+
+def backward(subject: Subject, model: Any) -> None:
+    """Let `model` have the gradients of the objective of `subject`."""
+    subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
+    subject.objective(model).backward()
 
 
 def along(name: str, parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -142,6 +142,7 @@ GOLDEN = {
     "enc_topk_bboxes": (0.2769124035, -0.123484338, 0.08568840631),
     "enc_outputs_class": (1.763173771, -0.9176041614, 2.612932302),
     "enc_outputs_coord_logits": (2.499450253, -2.637543561, -0.7188415804),
+    "all_outputs": (0.6507051907, -0.1088132376, 0.9278537986),
     "backbone_config.downsample_in_bottleneck": (1.158728288, -1.636300292, 1.276898657),
     "normalize_before": (1.159329436, -1.626013445, 1.333682007),
 }
@@ -212,16 +213,14 @@ def test_forward(subject: Subject) -> None:
     """The outputs have the contracted names and shapes, are finite, the same however asked for."""
     for name, value in subject.outputs.items():
         assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
-    listened = copy.deepcopy(subject.reference)  # keeps the hooks that record its outputs
-    everything = subject.run(listened, subject.inputs, **ALL_OUTPUTS)
-    shapes = {name: tuple(value.shape) for name, value in everything.items()}
+    shapes = {name: tuple(value.shape) for name, value in subject.everything.items()}
     if subject.size == "tiny" and subject.seed == SEED:
         assert shapes == OUTPUTS, f"the shapes are {shapes}"
     else:  # lengths may follow from values, and so may the number of steps
         known, found = ({n.partition(".")[0] for n in names} for names in (OUTPUTS, shapes))
         assert found == known, f"the outputs are {sorted(found)}"
     exact = {name: 1e-9 * rms(value) for name, value in subject.expected.items()}
-    assert_agree(everything, subject.expected, exact, "with hidden states and the like")
+    assert_agree(subject.everything, subject.expected, exact, "with hidden states and the like")
     if isinstance(subject.model, Graph):  # which has but one form
         return
     asked = subject.run(subject.model, subject.inputs, **ALL_OUTPUTS)
@@ -284,6 +283,8 @@ def test_golden(subject: Subject) -> None:
     stored = GOLDEN.keys() & OUTPUTS.keys()
     assert subject.expected.keys() == stored, f"the outputs are {[*subject.expected]}"
     assert_golden(subject.expected)
+    if subject.further:
+        assert_golden({"all_outputs": joined(subject.further)})
     for name in SWITCHES:
         switched = Switched(subject.device, seed=subject.seed, switch=name)
         assert_golden({name: joined(switched.expected)})
@@ -1405,6 +1406,17 @@ class Subject:
         return self.run(self.reference, self.inputs)
 
     @cached_property
+    def everything(self) -> Tensors:
+        """What the reference gives with all that it can be asked for: hidden states, attentions."""
+        model = in_fp64(self.build())  # another one, as it keeps the hooks that record its outputs
+        return self.run(model, self.inputs, **ALL_OUTPUTS)
+
+    @cached_property
+    def further(self) -> Tensors:
+        """What it gives only when asked for."""
+        return {n: value for n, value in self.everything.items() if n not in self.expected}
+
+    @cached_property
     def eps(self) -> float:
         """The relative rounding error of the floating point type."""
         return torch.finfo(getattr(torch, self.dtype)).eps
@@ -1719,8 +1731,7 @@ def assert_sensitive(subject: Subject, names: list[str]) -> None:
 def assert_gradients(subject: Subject) -> set[str]:
     """The gradients of the objective of `subject` are there and right; whose are not zero."""
     model = subject.model
-    subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
-    subject.objective(model).backward()
+    backward(subject, model)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     learning = {name: each for name, each in trained.items() if learns(each, subject.seed)}
     wrong = sorted(name for name in trained.keys() - learning.keys() if not excused(name))
@@ -1736,8 +1747,7 @@ def assert_gradients(subject: Subject) -> set[str]:
     note(error, bound)
 
     def again(model: Any) -> Tensors:
-        subject.run(model, subject.inputs)
-        subject.objective(model).backward()
+        backward(subject, model)
         found = torch.stack([along(name, model.get_parameter(name)) for name in learning])
         model.zero_grad()
         return {"slope": found.sum()}
@@ -1745,6 +1755,12 @@ def assert_gradients(subject: Subject) -> set[str]:
     with decidable(subject, again, {"slope": bound}):
         assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
     return {name for name, each in zip(learning, slopes, strict=True) if each}
+
+
+def backward(subject: Subject, model: Any) -> None:
+    """Let `model` have the gradients of the objective of `subject`."""
+    subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
+    subject.objective(model).backward()
 
 
 def along(name: str, parameter: torch.nn.Parameter) -> torch.Tensor:

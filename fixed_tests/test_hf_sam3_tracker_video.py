@@ -337,16 +337,14 @@ def test_forward(subject: Subject) -> None:
     """The outputs have the contracted names and shapes, are finite, the same however asked for."""
     for name, value in subject.outputs.items():
         assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
-    listened = copy.deepcopy(subject.reference)  # keeps the hooks that record its outputs
-    everything = subject.run(listened, subject.inputs, **ALL_OUTPUTS)
-    shapes = {name: tuple(value.shape) for name, value in everything.items()}
+    shapes = {name: tuple(value.shape) for name, value in subject.everything.items()}
     if subject.size == "tiny" and subject.seed == SEED:
         assert shapes == OUTPUTS, f"the shapes are {shapes}"
     else:  # lengths may follow from values, and so may the number of steps
         known, found = ({n.partition(".")[0] for n in names} for names in (OUTPUTS, shapes))
         assert found == known, f"the outputs are {sorted(found)}"
     exact = {name: 1e-9 * rms(value) for name, value in subject.expected.items()}
-    assert_agree(everything, subject.expected, exact, "with hidden states and the like")
+    assert_agree(subject.everything, subject.expected, exact, "with hidden states and the like")
     if isinstance(subject.model, Graph):  # which has but one form
         return
     asked = subject.run(subject.model, subject.inputs, **ALL_OUTPUTS)
@@ -409,6 +407,8 @@ def test_golden(subject: Subject) -> None:
     stored = GOLDEN.keys() & OUTPUTS.keys()
     assert subject.expected.keys() == stored, f"the outputs are {[*subject.expected]}"
     assert_golden(subject.expected)
+    if subject.further:
+        assert_golden({"all_outputs": joined(subject.further)})
     for name in SWITCHES:
         switched = Switched(subject.device, seed=subject.seed, switch=name)
         assert_golden({name: joined(switched.expected)})
@@ -1504,6 +1504,17 @@ class Subject:
     def expected(self) -> Tensors:
         """What the reference gives."""
         return self.run(self.reference, self.inputs)
+
+    @cached_property
+    def everything(self) -> Tensors:
+        """What the reference gives with all that it can be asked for: hidden states, attentions."""
+        model = in_fp64(self.build())  # another one, as it keeps the hooks that record its outputs
+        return self.run(model, self.inputs, **ALL_OUTPUTS)
+
+    @cached_property
+    def further(self) -> Tensors:
+        """What it gives only when asked for."""
+        return {n: value for n, value in self.everything.items() if n not in self.expected}
 
     @cached_property
     def eps(self) -> float:

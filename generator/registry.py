@@ -12,7 +12,6 @@ import functools
 import json
 import keyword
 import re
-import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,12 +19,9 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from generator import ROOT, GeneratorError
+import tomli
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from generator import ROOT, GeneratorError
 
 DIRECTORY, TEMPLATES = ROOT / "generator" / "registry", ROOT / "templates"
 CHECKS = (  # all that templates may have, in the order in which a script has them
@@ -121,7 +117,7 @@ class Entry:
     no_gradient: dict[str, str] = field(default_factory=dict)  # parameters -> reviewed reason
     confirmed: dict[str, str] = field(default_factory=dict)  # independent package -> version
     constants: dict[str, Any] = field(default_factory=dict)  # what else the template's SLOTS name
-    # output; further head, part or switch (of whose outputs all are joined) -> fingerprint
+    # output; all further outputs, further head, part, switch (of which all are joined) -> fingerprint
     golden: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -283,8 +279,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def parse(path: Path) -> dict[str, Any]:
     """The tables of a TOML file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        return tomli.loads(path.read_text(encoding="utf-8"))
+    except tomli.TOMLDecodeError as error:
         raise RegistryError(f"{_name(path)}: {error}") from None
 
 
@@ -342,7 +338,7 @@ def _consistent(where: str, entry: Entry) -> Entry:
         )
     for check in entry.checks.keys() & entry.not_applicable.keys():
         raise RegistryError(f"{where}.not_applicable] {check!r} is in [{entry.family}.checks] too")
-    further = {*entry.heads, *entry.parts, *entry.switches}
+    further = {"all_outputs", *entry.heads, *entry.parts, *entry.switches}
     for name in entry.golden.keys() - further - entry.outputs.keys():
         hint = suggest(name, entry.outputs)
         raise RegistryError(f"{where}.golden] {name!r} is not in [{entry.family}.outputs]{hint}")

@@ -34,16 +34,14 @@ def test_forward(subject: Subject) -> None:
     """The outputs have the contracted names and shapes, are finite, the same however asked for."""
     for name, value in subject.outputs.items():
         assert torch.isfinite(value).all(), f"{name} has NaN or infinite values"
-    listened = copy.deepcopy(subject.reference)  # keeps the hooks that record its outputs
-    everything = subject.run(listened, subject.inputs, **story.ALL_OUTPUTS)
-    shapes = {name: tuple(value.shape) for name, value in everything.items()}
+    shapes = {name: tuple(value.shape) for name, value in subject.everything.items()}
     if subject.size == "tiny" and subject.seed == story.SEED:
         assert shapes == story.OUTPUTS, f"the shapes are {shapes}"
     else:  # lengths may follow from values, and so may the number of steps
         known, found = ({n.partition(".")[0] for n in names} for names in (story.OUTPUTS, shapes))
         assert found == known, f"the outputs are {sorted(found)}"
     exact = {name: 1e-9 * rms(value) for name, value in subject.expected.items()}
-    assert_agree(everything, subject.expected, exact, "with hidden states and the like")
+    assert_agree(subject.everything, subject.expected, exact, "with hidden states and the like")
     if isinstance(subject.model, Graph):  # which has but one form
         return
     asked = subject.run(subject.model, subject.inputs, **story.ALL_OUTPUTS)
@@ -145,6 +143,8 @@ def test_golden(subject: Subject) -> None:
     stored = story.GOLDEN.keys() & story.OUTPUTS.keys()
     assert subject.expected.keys() == stored, f"the outputs are {[*subject.expected]}"
     assert_golden(subject.expected)
+    if subject.further:
+        assert_golden({"all_outputs": joined(subject.further)})
     for name in story.SWITCHES:
         switched = Switched(subject.device, seed=subject.seed, switch=name)
         assert_golden({name: joined(switched.expected)})
@@ -184,8 +184,7 @@ def test_gradients(subject: Subject) -> None:
 def assert_gradients(subject: Subject) -> set[str]:
     """The gradients of the objective of `subject` are there and right; whose are not zero."""
     model = subject.model
-    subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
-    subject.objective(model).backward()
+    backward(subject, model)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     learning = {name: each for name, each in trained.items() if learns(each, subject.seed)}
     wrong = sorted(name for name in trained.keys() - learning.keys() if not excused(name))
@@ -201,8 +200,7 @@ def assert_gradients(subject: Subject) -> set[str]:
     note(error, bound)
 
     def again(model: Any) -> Tensors:
-        subject.run(model, subject.inputs)
-        subject.objective(model).backward()
+        backward(subject, model)
         found = torch.stack([along(name, model.get_parameter(name)) for name in learning])
         model.zero_grad()
         return {"slope": found.sum()}
@@ -210,6 +208,12 @@ def assert_gradients(subject: Subject) -> set[str]:
     with decidable(subject, again, {"slope": bound}):
         assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
     return {name for name, each in zip(learning, slopes, strict=True) if each}
+
+
+def backward(subject: Subject, model: Any) -> None:
+    """Let `model` have the gradients of the objective of `subject`."""
+    subject.run(model, subject.inputs)  # some keep what they computed first, without a gradient
+    subject.objective(model).backward()
 
 
 def along(name: str, parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -121,6 +121,17 @@ class Subject:
         return self.run(self.reference, self.inputs)
 
     @cached_property
+    def everything(self) -> Tensors:
+        """What the reference gives with all that it can be asked for: hidden states, attentions."""
+        model = in_fp64(self.build())  # another one, as it keeps the hooks that record its outputs
+        return self.run(model, self.inputs, **story.ALL_OUTPUTS)
+
+    @cached_property
+    def further(self) -> Tensors:
+        """What it gives only when asked for."""
+        return {n: value for n, value in self.everything.items() if n not in self.expected}
+
+    @cached_property
     def eps(self) -> float:
         """The relative rounding error of the floating point type."""
         return torch.finfo(getattr(torch, self.dtype)).eps

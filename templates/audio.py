@@ -99,6 +99,7 @@ NO_GRADIENT: dict[str, str] = {
 }  # parameters -> why they have none
 GOLDEN = {
     "logits": (1.309899769, -0.8123573411, 0.481741444),
+    "all_outputs": (1.150335446, -0.3968190442, -1.704739426),
     "Wav2Vec2ForSequenceClassification": (0.3498241106, 0.1009466886, -0.0004150814043),
     "Wav2Vec2ForAudioFrameClassification": (1.061874388, 0.4379951465, 0.04467044426),
     "add_adapter": (0.3727939928, -0.4187859787, -0.2796556868),

@@ -90,6 +90,7 @@ INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits": (0.9418233381, 0.5580035711, 0.602286808),
+    "all_outputs": (0.7212567839, 0.2408062885, -0.143065184),
     "qkv_bias": (1.071294848, 0.7943574077, 0.9952450421),
 }
 

@@ -110,6 +110,7 @@ GOLDEN = {
     "text_model_output.pooler_output": (0.6521599416, 0.4289192229, 0.6935834813),
     "audio_model_output.last_hidden_state": (1.09890455, 0.992768201, 0.8258905763),
     "audio_model_output.pooler_output": (0.9898531852, -0.3552153183, 0.2186353003),
+    "all_outputs": (0.7766133246, 0.8428107928, -0.1259980583),
     "audio_config.enable_patch_layer_norm": (1.059265401, 1.230469745, -0.7684110755),
     "audio_config.qkv_bias": (1.028984403, 1.570257015, -1.185827873),
 }

@@ -92,6 +92,7 @@ NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "last_hidden_state": (1.121109401, -1.261861935, -0.189994226),
     "pooler_output": (1.017954555, -1.11314476, 1.162930348),
+    "all_outputs": (0.7895952775, -0.2058065181, -0.1252933622),
     "qkv_bias": (1.12580969, -0.9485162312, -0.1117843332),
 }
 

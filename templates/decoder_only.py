@@ -107,6 +107,7 @@ INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits": (1.025404838, 0.7297328871, -1.074646717),
+    "all_outputs": (0.6329558581, 0.009408734925, -0.5617266461),
     "LlamaForSequenceClassification": (1.475594765, -1.63135231, 1.321169067),
     "LlamaForTokenClassification": (1.074893248, 1.473298531, -0.6464734074),
     "LlamaForQuestionAnswering": (1.424591013, -0.5760000554, -1.599482854),

@@ -108,6 +108,7 @@ GOLDEN = {
     "pred_boxes": (0.5917123296, -0.09069956332, 0.4170394939),
     "last_hidden_state": (1.054465481, 0.6674223037, 0.009389034871),
     "encoder_last_hidden_state": (1.065572541, 1.410307374, 1.940395708),
+    "all_outputs": (0.8237751741, -0.61623031, 0.05732296579),
     "auxiliary_loss": (1.059963715, -1.222153363, -1.361573174),
     "backbone_config.downsample_in_bottleneck": (1.028810735, -1.296154625, -1.15207233),
     "backbone_config.downsample_in_first_stage": (1.035450448, -0.147778689, -1.026795337),

@@ -107,6 +107,7 @@ GOLDEN = {
     "text_model_output.pooler_output": (0.8927365071, 0.150304953, -0.1470883092),
     "vision_model_output.last_hidden_state": (1.6887689, 1.328915107, -1.235473223),
     "vision_model_output.pooler_output": (1.279238176, 0.9613462061, -0.4103302202),
+    "all_outputs": (0.8280504203, 0.6298520292, -0.9775899442),
     "CLIPForImageClassification": (1.157255592, 1.516245501, -0.930059014),
 }
 

@@ -118,6 +118,7 @@ NO_GRADIENT: dict[str, str] = {
 GOLDEN = {
     "logits": (1.18125358, 0.1447756792, 0.1163046686),
     "encoder_last_hidden_state": (1.135170622, 0.9122925476, 2.618635322),
+    "all_outputs": (0.7491849843, 0.8966074266, 0.4252339809),
     "BartForCausalLM": (1.050206884, 1.039823599, 0.8892561841),
     "BartForSequenceClassification": (1.129928335, -0.8053758489, 1.994221837),
     "BartForQuestionAnswering": (1.131331081, -1.964234636, -0.8769095187),

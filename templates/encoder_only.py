@@ -109,6 +109,7 @@ INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits": (1.146605087, 0.02135847056, -0.2285536471),
+    "all_outputs": (0.7659049778, -0.2427486889, 0.01512928085),
     "BertLMHeadModel": (1.146605087, 0.02135847056, -0.2285536471),
     "BertForSequenceClassification": (0.8347621985, -0.1471489039, 0.112286921),
     "BertForTokenClassification": (1.218061298, 0.2144088634, -0.6334129806),

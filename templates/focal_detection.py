@@ -112,6 +112,7 @@ GOLDEN = {
     "init_reference_points": (0.5306667341, -0.1391435382, 0.2935223811),
     "intermediate_hidden_states": (1.063410352, 0.9324039724, -1.082929814),
     "intermediate_reference_points": (0.5306667341, -0.009725953225, 0.3810699612),
+    "all_outputs": (0.8412218779, -0.3285474343, -0.4042555819),
     "backbone_config.downsample_in_bottleneck": (1.107947595, -2.13177281, -0.277663537),
     "backbone_config.downsample_in_first_stage": (1.115590878, -0.2385895678, 0.2793982793),
     "with_box_refine": (1.100074347, -2.652852082, -0.223770583),

@@ -122,6 +122,7 @@ GOLDEN = {
     "text_model_output.pooler_output": (1.025854878, 1.259299883, -0.192734066),
     "vision_model_output.last_hidden_state": (1.906006618, 0.2074175671, 0.3647038474),
     "vision_model_output.pooler_output": (1.107124161, -0.2668519798, 0.9225992692),
+    "all_outputs": (0.9181299466, -0.9275201174, -1.483992758),
 }
 
 

@@ -104,6 +104,7 @@ NO_GRADIENT: dict[str, str] = {
 }  # parameters -> why they have none
 GOLDEN = {
     "last_hidden_state": (0.04184747897, -0.002286304287, 0.02419208491),
+    "all_outputs": (1.396715187, -0.3415553559, 1.889261111),
     "qkv_bias": (0.04194132819, -0.002666616399, 0.02402148431),
 }
 

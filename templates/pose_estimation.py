@@ -89,6 +89,7 @@ INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "heatmaps": (0.4484780914, -0.100605702, 0.2492826682),
+    "all_outputs": (1.439834523, -0.1965496277, -0.1791468644),
     "backbone_config.qkv_bias": (0.4707484501, 0.01466170541, 0.1227273255),
     "use_simple_decoder": (0.8809345065, 0.4380973993, -0.494744852),
 }

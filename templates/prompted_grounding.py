@@ -144,6 +144,7 @@ GOLDEN = {
     "encoder_extracted_states.1": (1.355930897, 0.7761524686, -1.646012209),
     "encoder_extracted_states.2": (1.58285059, 0.03062974295, -0.3634576979),
     "classes_structure": (2.0, 1.022614169, 0.3808639584),
+    "all_outputs": (0.4138335418, 0.09348214327, -0.0536809511),
     "backbone_config.qkv_bias": (1.406774976, 0.2487021258, 0.3760571255),
     "backbone_config.use_absolute_embeddings": (1.43770224, 0.3730662102, 0.5939687257),
     "learn_initial_query": (1.43731309, 0.3778523886, 0.4161194293),

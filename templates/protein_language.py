@@ -102,6 +102,7 @@ INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits": (0.9567744265, 1.986993502, -1.446618626),
+    "all_outputs": (0.8473464463, -0.0216871286, -0.2998481766),
     "aligner_enable_bias": (0.9607295157, 1.918458617, -1.504265637),
     "attention_bias": (0.936568483, 1.454227306, -2.004987638),
     "mlp_bias": (1.009916007, 1.390648409, -1.163138559),

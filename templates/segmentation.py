@@ -95,6 +95,7 @@ INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits": (0.8016606502, -0.5692966513, -0.2414672637),
+    "all_outputs": (0.6752785753, 0.4834356914, -0.5340136079),
     "SegformerForImageClassification": (0.8864255545, -0.3592144919, -0.5754309082),
 }
 

@@ -110,6 +110,7 @@ GOLDEN = {
     "text_model_output.pooler_output": (0.8783713654, 0.367818016, -0.2678825455),
     "vision_model_output.last_hidden_state": (0.920385627, 0.9279566623, 0.5276881532),
     "vision_model_output.pooler_output": (1.134280693, 0.3490152425, -2.269209009),
+    "all_outputs": (0.8585482744, 0.7869880552, -0.9135009489),
     "SiglipForImageClassification": (0.6956345644, 0.4328830225, -0.6103799607),
 }
 

@@ -107,6 +107,7 @@ NO_GRADIENT: dict[str, str] = {
 GOLDEN = {
     "logits": (1.149001848, -0.546112604, -0.5577038059),
     "encoder_last_hidden_state": (1.167475329, -1.039189816, -1.218408703),
+    "all_outputs": (0.6620854126, 0.6947942964, -0.6306415335),
     "WhisperForCausalLM": (1.034497026, -0.47501656, -0.5422995555),
     "WhisperForAudioClassification": (1.284788975, 1.39755894, 0.409964939),
 }

@@ -94,6 +94,7 @@ INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits": (1.085570888, -0.8722915914, -0.3079891691),
+    "all_outputs": (0.7020725485, 0.2209851175, -1.190761294),
     "qv_bias": (0.972545206, -0.792304078, -0.1725243559),
     "use_mean_pooling": (1.175660423, -0.7317850025, -0.5192388271),
 }

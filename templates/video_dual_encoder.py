@@ -115,6 +115,7 @@ GOLDEN = {
     "text_outputs.hidden_states.2": (1.163268831, -1.298379931, 0.4943172507),
     "video_outputs.last_hidden_state": (1.247557317, 0.4557483746, -0.5857188102),
     "video_outputs.pooler_output": (1.181230253, 0.72987748, -0.4591281887),
+    "all_outputs": (0.8269863761, 0.01204858178, 0.8454689688),
     "text_config.attention_bias": (1.165505742, 0.3050546022, 0.6664941043),
     "text_config.mlp_bias": (1.163436794, 1.360927458, -0.047332372),
     "text_config.norm_bias": (1.179658104, 0.00757803069, 0.7207735534),

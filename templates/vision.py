@@ -93,6 +93,7 @@ INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits": (0.792260802, 1.601565481, -0.6489079893),
+    "all_outputs": (0.8409818388, 1.145194889, -0.03800540376),
     "qkv_bias": (0.9226396233, 1.581016597, -0.5248515611),
 }
 

@@ -111,6 +111,7 @@ NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
 GOLDEN = {
     "logits": (1.122309353, 1.611644764, -0.181593086),
     "encoder_last_hidden_state": (0.9659323153, -0.1099126307, 0.09011087121),
+    "all_outputs": (0.8812747015, 0.9025752588, -1.013224518),
     "text_config.is_decoder": (1.077960203, 0.7717685429, 0.7893214314),
 }
 

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import tomli
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -30,11 +31,6 @@ from tools.processes import Call, Limits, Processes, Runner
 from tools.reports.markdown import code, table
 from tools.scripts import find
 from tools.usage import UsageError, unknown
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SLOWER = 1.3  # times; the quickest of all calls is compared
 REPEATS = 3  # runs of a family whose time seems to differ
@@ -292,7 +288,7 @@ def section(found: Sequence[Change], old: Release, new: Release, count: int) -> 
 
 def explained() -> dict[str, dict[str, str]]:
     """Release -> family -> why it changed, as somebody has read in the code of the release."""
-    return tomllib.loads(CAUSES.read_text("utf-8"))
+    return tomli.loads(CAUSES.read_text("utf-8"))
 
 
 def edits(family: str, old: Release, new: Release) -> list[str]:

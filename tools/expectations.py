@@ -7,23 +7,18 @@ misspelt, an entry that says something twice, and a check that passes unexpected
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import tomli
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
 from tools import scripts
 from tools.results import Check, Record, Status, worst
 from tools.usage import UsageError, unknown
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 EXPECTATIONS = Path(__file__).parent / "expectations.toml"
 
@@ -130,7 +125,7 @@ def load(path: Path, folder: Path) -> list[Expectation]:
     Errors: ExpectationError, with everything that is wrong.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomli.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExpectationError(f"{path}: cannot be read ({error})") from error
     families = scripts.find(folder)

@@ -6,15 +6,11 @@ The list is TOML: a table `[usd_per_hour]` with a line `device = price`.
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 
-from tools.usage import UsageError
+import tomli
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from tools.usage import UsageError
 
 
 def read(path: Path | None) -> dict[str, float]:
@@ -22,7 +18,7 @@ def read(path: Path | None) -> dict[str, float]:
     if path is None:
         return {}
     try:
-        listed = tomllib.loads(path.read_text(encoding="utf-8"))
+        listed = tomli.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"--prices {path}: cannot be read ({error})") from error
     table = listed.pop("usd_per_hour", None)
