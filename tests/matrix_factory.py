@@ -61,6 +61,7 @@ def expectation(family: str, name: str, **other: Any) -> Expectation:
         "reason": "the mask is built from the wrong axis",
         "where": "models/x/modeling_x.py:12 (5.23.0)",
         "versions": {},
+        "feature": None,
     }
     return Expectation(**facts | other)
 

@@ -23,7 +23,7 @@ from tools.usage import UsageError, unknown
 EXPECTATIONS = Path(__file__).parent / "expectations.toml"
 
 REQUIRED = ("family", "check", "device", "status", "cause", "reason")
-OPTIONAL = ("where", "versions")
+OPTIONAL = ("where", "versions", "feature")
 STATUSES = ("fail", "error", "skip", "timeout", "crash")
 CAUSES = ("harness", "transformers", "torch", "architecture", "device")
 UPSTREAM = ("transformers", "torch")  # causes that must say where the fault sits
@@ -51,6 +51,7 @@ class Expectation:
     reason: str
     where: str | None
     versions: Mapping[str, SpecifierSet]
+    feature: str | None
 
     def applies(self, record: Record, check: str) -> bool:
         """Whether this speaks of `check` in `record`."""
@@ -60,6 +61,7 @@ class Expectation:
             (self.family, self.check) == (record["family"], check)
             and self.device in ("*", kind)
             and all(_within(packages.get(name), span) for name, span in self.versions.items())
+            and self.feature in (None, *record["device"]["features"])
         )
 
 
@@ -139,10 +141,11 @@ def load(path: Path, folder: Path) -> list[Expectation]:
         wrong = list(_problems(entry, families))
         if not wrong:
             versions = entry.get("versions", {})
-            says = f"{target} {sorted(versions.items())}"
+            says = f"{target} {sorted(versions.items())} {entry.get('feature')}"
             wrong = ["repeats an earlier entry: keep one of them"] if says in found else []
             spans = {name: SpecifierSet(span) for name, span in versions.items()}
-            found[says] = Expectation(**{"where": None, **entry, "versions": spans})
+            entry = {"where": None, "feature": None, **entry, "versions": spans}
+            found[says] = Expectation(**entry)
         problems += [f"expectation {number} ({target}): {problem}" for problem in wrong]
     if problems:
         raise ExpectationError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -153,7 +156,7 @@ def _problems(entry: Mapping[str, Any], families: Mapping[str, Path]) -> Iterabl
     """What is wrong with an entry, in words."""
     strange = [key for key in entry if key not in REQUIRED + OPTIONAL]
     missing = [key for key in REQUIRED if key not in entry]
-    words = [key for key in (*REQUIRED, "where") if not isinstance(entry.get(key, ""), str)]
+    words = [key for key in (*REQUIRED, "where", "feature") if not isinstance(entry.get(key, ""), str)]
     if strange or missing or words:
         yield from (unknown("key", key, REQUIRED + OPTIONAL) for key in strange)
         yield from (f"lacks the key {key!r}" for key in missing)
