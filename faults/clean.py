@@ -16,14 +16,17 @@ from tools.processes import Call, Limits, Processes
 
 SECONDS = 300.0  # of one script
 WRONG = ("fail", "error")
+UNDECIDED = "with this seed"  # in the reason of a check that decides nothing with a seed
 
 HEAD = """\
 # False alarms
 
 `nox -s faults -- --clean N` runs the scripts with N other seeds of weights and inputs on the models
 as they are. An alarm is a check that fails, though it passes with the seed of the script. Golden
-values are of one seed, so they take no part, and neither does a check that says that it is
-undecidable: one rounding of the weights moves a result further than its bound.
+values are of one seed, so they take no part, and neither does a check that says why it decides
+nothing with this seed: one rounding of the weights moves a result further than its bound, or the
+exact model fails as well (an input that does not show, a codec with one code): the script's seed is
+the first without such things. These are counted and listed too.
 
 """
 
@@ -36,11 +39,17 @@ class Run:
     seed: int
     verdicts: int
     alarms: dict[str, str]  # check -> why
+    undecided: dict[str, str]
 
     def command(self, check: str) -> str:
         """What shows an alarm."""
         script = f"fixed_tests/{self.script.path.name}"
         return f"python {script} --device cpu --seed {self.seed} --checks {check}"
+
+    def line(self, check: str, why: str) -> str:
+        """An item of a list: what a check says, and the command that shows it."""
+        words = " ".join(why.split())[:200]
+        return f"- {self.script.family}, {check}: {words}\n  `{self.command(check)}`\n"
 
 
 def choose(found: Sequence[Script], number: int, seed: int) -> list[tuple[Script, int]]:
@@ -69,7 +78,10 @@ def _run(processes: Processes, script: Script, seed: int) -> Run:
         own = _statuses(processes, script, ["--checks", ",".join(wrong)])
         wrong = {n: why for n, why in wrong.items() if own.get(n, ["pass"])[0] == "pass"}
     verdicts = sum(status in ("pass", *WRONG) for status, _ in found.values())
-    return Run(script, seed, verdicts, wrong)
+    undecided = {
+        n: why for n, (status, why) in found.items() if status == "skip" and UNDECIDED in why
+    }
+    return Run(script, seed, verdicts, wrong, undecided)
 
 
 def _statuses(
@@ -108,8 +120,11 @@ def render(found: Sequence[Run], command: str) -> str:
     if by_check:
         counts = ", ".join(f"`{name}` {count}" for name, count in by_check.most_common())
         parts.append(f"\nBy check: {counts}.\n\n")
-    for run in sorted(found, key=lambda r: (r.script.family, r.seed)):
-        for check, why in run.alarms.items():
-            line = " ".join(why.split())[:200]
-            parts.append(f"- {run.script.family}, {check}: {line}\n  `{run.command(check)}`\n")
+    runs_in_order = sorted(found, key=lambda r: (r.script.family, r.seed))
+    for run in runs_in_order:
+        parts += [run.line(check, why) for check, why in run.alarms.items()]
+    undecided = sum(len(run.undecided) for run in found)
+    parts.append(f"\n## Undecided\n\n{undecided} check runs decided nothing.\n\n")
+    for run in runs_in_order:
+        parts += [run.line(check, why) for check, why in run.undecided.items()]
     return "".join(parts)

@@ -117,7 +117,7 @@ class Entry:
     no_gradient: dict[str, str] = field(default_factory=dict)  # parameters -> reviewed reason
     confirmed: dict[str, str] = field(default_factory=dict)  # independent package -> version
     constants: dict[str, Any] = field(default_factory=dict)  # what else the template's SLOTS name
-    # output; all further outputs, further head, part, switch (of which all are joined) -> fingerprint
+    # output -> fingerprint; of "all_outputs" (those besides), head, part, switch: of all joined
     golden: dict[str, list[float]] = field(default_factory=dict)
 
     @property

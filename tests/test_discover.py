@@ -32,7 +32,8 @@ def test_golden_values_and_switches_are_refreshed_by_themselves() -> None:
     stored = registry.read()["bert"]
     stale = dataclasses.replace(stored, golden={}, switches={"no_such": True})
     found = discover.refresh("bert", stale)
-    assert found.golden.keys() == stored.golden.keys() == {"logits", "all_outputs", "is_decoder", *stored.heads}
+    names = {"logits", "all_outputs", "is_decoder", *stored.heads}
+    assert found.golden.keys() == stored.golden.keys() == names
     assert dataclasses.replace(found, golden=stored.golden) == stored
 
 

@@ -18,7 +18,7 @@ import torch
 from faults import child, clean, mutants, operators, report
 from faults.study import SIMPLE, Baseline, Verdict, judge
 from templates import _story
-from templates._subject import decidable
+from templates._subject import decidable, unless_dead
 
 ROOT = Path(__file__).parents[1]
 
@@ -328,6 +328,8 @@ def test_an_alarm_is_a_check_that_passes_with_the_seed_of_the_script(tmp_path: P
         seed = words.get("--seed", "0")
         found = {"quiet": "pass", "alarm": "pass" if seed == "0" else "fail", "wrong": "fail"}
         checks = [{"name": n, "status": s, "reason": f"of {seed}"} for n, s in found.items()]
+        checks.append({"name": "dead", "status": "skip", "reason": "all is 0 with this seed"})
+        checks.append({"name": "golden", "status": "skip", "reason": "of seed 0"})
         json.dump({"checks": checks}, open(words["--json"], "w"))
         """
     path = tmp_path / "test_hf_made_up.py"
@@ -335,7 +337,10 @@ def test_an_alarm_is_a_check_that_passes_with_the_seed_of_the_script(tmp_path: P
     (run,) = clean.runs([(mutants.Script(path, "made_up", "a"), 7)], jobs=1)
     assert (run.verdicts, run.alarms) == (3, {"alarm": "of 7"})
     assert "1 alarms in 3 check runs" in clean.summary([run])
-    assert "test_hf_made_up.py --device cpu --seed 7 --checks alarm" in clean.render([run], "x")
+    assert run.undecided == {"dead": "all is 0 with this seed"}
+    page = clean.render([run], "x")
+    assert "test_hf_made_up.py --device cpu --seed 7 --checks alarm" in page
+    assert "1 check runs decided nothing.\n\n- made_up, dead: all is 0 with this seed\n" in page
 
 
 @pytest.mark.parametrize(
@@ -358,3 +363,29 @@ def test_what_hangs_on_a_rounding_is_undecidable_with_another_seed(
 
     with pytest.raises(ends_with, match="is off"), decidable(subject, run, {"logits": 0.1}):
         raise AssertionError("logits is off")
+
+
+@pytest.mark.parametrize(
+    ("seed", "outputs", "ends_with"),
+    [
+        (1, {"tested": 0, "exact": 0}, SkipTest),
+        (1, {"tested": 0, "exact": 1}, AssertionError),  # a mistake
+        (0, {"tested": 0, "exact": 0}, AssertionError),  # the seed was chosen
+    ],
+)
+def test_what_is_dead_in_the_exact_model_too_is_undecided_with_another_seed(
+    seed: int,
+    outputs: dict[str, int],
+    ends_with: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_story, "active", types.SimpleNamespace(SEED=0))
+    subject: Any = types.SimpleNamespace(seed=seed, model="tested", reference="exact")
+
+    def changes(model: str) -> None:
+        assert outputs[model], "the output is 0"
+
+    with pytest.raises(ends_with, match="the output is 0"):
+        unless_dead(subject, changes)
+    outputs["tested"] = 1
+    unless_dead(subject, changes)

@@ -144,8 +144,8 @@ def load(path: Path, folder: Path) -> list[Expectation]:
             says = f"{target} {sorted(versions.items())} {entry.get('feature')}"
             wrong = ["repeats an earlier entry: keep one of them"] if says in found else []
             spans = {name: SpecifierSet(span) for name, span in versions.items()}
-            entry = {"where": None, "feature": None, **entry, "versions": spans}
-            found[says] = Expectation(**entry)
+            usual = {"where": None, "feature": None}
+            found[says] = Expectation(**usual | entry | {"versions": spans})
         problems += [f"expectation {number} ({target}): {problem}" for problem in wrong]
     if problems:
         raise ExpectationError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -156,7 +156,8 @@ def _problems(entry: Mapping[str, Any], families: Mapping[str, Path]) -> Iterabl
     """What is wrong with an entry, in words."""
     strange = [key for key in entry if key not in REQUIRED + OPTIONAL]
     missing = [key for key in REQUIRED if key not in entry]
-    words = [key for key in (*REQUIRED, "where", "feature") if not isinstance(entry.get(key, ""), str)]
+    texts = (*REQUIRED, "where", "feature")
+    words = [key for key in texts if not isinstance(entry.get(key, ""), str)]
     if strange or missing or words:
         yield from (unknown("key", key, REQUIRED + OPTIONAL) for key in strange)
         yield from (f"lacks the key {key!r}" for key in missing)

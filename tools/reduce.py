@@ -66,7 +66,10 @@ class Subject:
     outputs = functools.cached_property(lambda self: self.run(self.model, self.inputs))
     expected = functools.cached_property(lambda self: self.run(self.reference, self.inputs))
     everything = property(lambda self: self.run(self.reference, self.inputs, **ALL_OUTPUTS))
-    further = property(lambda self: {n: v for n, v in self.everything.items() if n not in self.expected})
+
+    @property
+    def further(self):
+        return {n: v for n, v in self.everything.items() if n not in self.expected}
 
 def flatten(value, name=""):
     if isinstance(value, torch.Tensor):
