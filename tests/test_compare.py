@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools import compare
-from tools.compare import Change, Release
+from tools.compare import Change, Comparison, Release
 
 SCRIPT = """\
     import json, sys, made_up
@@ -30,6 +30,11 @@ def made_up(folder: Path, version: str, golden: str, latency: float = 0.1) -> Re
     return Release("made_up", version, place)
 
 
+def of(change: Change) -> Comparison:
+    """A comparison in which this changed."""
+    return Comparison("made_up", "1.0", "2.0", 1, [change])
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
     path = tmp_path / "test_hf_x.py"
@@ -47,12 +52,25 @@ def test_a_check_with_another_status_is_a_change(tmp_path: Path, script: Path) -
     assert found(script, old, same) == []
     (change,) = found(script, old, new)
     assert change.checks == {"golden": ("fail", "pass")}
-    text = compare.section([change], old, new, 1)
+    text = compare.section(of(change))
     assert "| x | `golden` | fail | pass |" in text
     assert "PYTHONPATH=.nox/overlays/made_up-1.0 python fixed_tests/test_hf_x.py" in text
     assert "--checks golden" in text
     assert "the fingerprint is another" in text
     assert "**not explained yet**" in text
+
+
+def test_checks_that_say_the_same_share_a_line() -> None:
+    change = Change("x", dict.fromkeys(("forward", "golden"), ("error", "pass")))
+    change.checks["loss"] = ("fail", "pass")
+    change.reasons = {"forward": "no module", "golden": "no module", "loss": "is off"}
+    text = compare.section(of(change))
+    assert "| x | `forward`, `golden` | error | pass |" in text
+    assert "| x | `loss` | fail | pass |" in text
+    assert "- `forward`, `golden`: `no module`\n- `loss`: `is off`\n" in text
+    assert compare.UNEXPLAINED in text
+    change.edits = [compare.NEW]
+    assert "- it is new in made_up 2.0\n" in compare.section(of(change))
 
 
 def test_a_change_is_explained_where_somebody_has_read_why(
@@ -61,16 +79,15 @@ def test_a_change_is_explained_where_somebody_has_read_why(
     causes = tmp_path / "releases.toml"
     causes.write_text('["made_up 2.0"]\nx = "the norm comes first"\n')
     monkeypatch.setattr(compare, "CAUSES", causes)
-    old, new = made_up(tmp_path, "1.0", "fail"), made_up(tmp_path, "2.0", "pass")
-    change = Change("x", script, {"golden": ("fail", "pass")})
-    assert "- the norm comes first\n" in compare.section([change], old, new, 1)
+    change = Change("x", {"golden": ("fail", "pass")})
+    assert "- the norm comes first\n" in compare.section(of(change))
 
 
 def test_a_slower_call_is_a_change_if_it_stays_so(tmp_path: Path, script: Path) -> None:
     old, new = made_up(tmp_path, "1.0", "pass"), made_up(tmp_path, "2.0", "pass", 0.2)
     (change,) = found(script, old, new)
     assert change.latency == (0.1, 0.2)
-    assert "| x | a call takes | 100.0 ms | 200.0 ms |" in compare.section([change], old, new, 1)
+    assert "| x | a call takes | 100.0 ms | 200.0 ms |" in compare.section(of(change))
 
 
 def test_bisection_names_the_first_release(
@@ -82,19 +99,30 @@ def test_bisection_names_the_first_release(
     monkeypatch.setattr(compare, "releases", lambda *names: [f"1.{n}" for n in range(1, 5)])
     monkeypatch.setattr(compare, "release", lambda package, version: versions[version])
     monkeypatch.setattr(compare, "running", lambda each: RUNNING(each, "fresh"))
-    change = Change("x", script, {"golden": ("pass", "fail")})
-    compare.bisect([change], versions["1.0"], versions["1.5"])
+    change = Change("x", {"golden": ("pass", "fail")})
+    compare.bisect([change], {"x": script}, versions["1.0"], versions["1.5"])
     assert change.first == "1.3"
 
 
 RUNNING = compare.running
 
 
-def test_a_section_takes_the_place_of_the_one_before() -> None:
-    page = compare.merged("", "## a 1 → 2\n\nstale\n")
-    page = compare.merged(page, "## a 2 → 3\n\nother\n")
-    page = compare.merged(page, "## a 1 → 2\n\nnew\n")
-    assert page.count("## a 1 → 2") == 1
-    assert "stale" not in page
-    assert "other" in page
-    assert page.startswith(compare.HEAD)
+def test_a_comparison_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    page = tmp_path / "compare.md"
+    stale = Comparison("made_up", "1.0", "2.0", 7, [])
+    newer = of(Change("x", {"golden": ("pass", "fail")}, (0.1, 0.2)))
+    compare.write(page, [stale, Comparison("made_up", "2.0", "3.0", 7, [])])
+    found = compare.kept(page)
+    compare.write(page, [newer, *(each for each in found if each.new != "2.0")])
+    assert [compare.heading(each) for each in compare.kept(page)] == [
+        "## made_up 1.0 → 2.0",
+        "## made_up 2.0 → 3.0",
+    ]
+    assert compare.rendered(compare.kept(page)) == page.read_text()
+    assert "| x | a call takes | 100.0 ms | 200.0 ms |" in page.read_text()
+
+
+def test_the_committed_page_is_made_of_what_is_kept_and_explains_each_change() -> None:
+    page = Path(__file__).parents[1] / "docs" / "compare.md"
+    assert page.read_text("utf-8") == compare.rendered(compare.kept(page))
+    assert compare.UNEXPLAINED not in page.read_text("utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import difflib
 import importlib.metadata
 import json
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import tomli
 from packaging.requirements import Requirement
@@ -34,6 +36,9 @@ from tools.usage import UsageError, unknown
 
 SLOWER = 1.3  # times; the quickest of all calls is compared
 REPEATS = 3  # runs of a family whose time seems to differ
+Said = TypeVar("Said")
+NEW = "a new family"
+UNEXPLAINED = "**not explained yet**"
 CAUSES = Path(__file__).with_name("releases.toml")
 HEAD = """\
 # What releases change
@@ -42,7 +47,7 @@ HEAD = """\
 releases. Golden values are those of the release that the scripts were made with: where `golden`
 fails under one of them, the outputs of the model changed. `--bisect` names the first release with
 the new behaviour. Why a family changed has somebody read in the code of the release: it stands in
-`tools/releases.toml`.
+`tools/releases.toml`, from which `nox -s compare` without releases makes this page anew.
 
 """
 
@@ -84,18 +89,37 @@ class Change:
     """What differs in a family: check -> statuses under both, or the times of the quickest call."""
 
     family: str
-    script: Path
     checks: dict[str, tuple[str, str]] = field(default_factory=dict)
     latency: tuple[float, float] | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     first: str = ""  # the first release with the new behaviour
+    edits: list[str] = field(default_factory=list)  # of the modules of the family
+    command: str = ""  # shows it
+
+
+@dataclass
+class Comparison:
+    """What differs between two releases of a package, of so many families that were run."""
+
+    package: str
+    old: str
+    new: str
+    families: int
+    changes: list[Change]
 
 
 def main(options: argparse.Namespace) -> int:
-    """Compare, print the changes, write them into docs/compare.md where all families were run."""
+    """Compare, print the changes, and keep them for docs/compare.md where all families were run.
+
+    Without releases only the page is made anew, of what is kept.
+    """
+    page = options.output / "docs" / "compare.md"
     pair = options.transformers or options.torch
-    if not pair or (options.transformers and options.torch):
+    if options.transformers and options.torch:
         raise UsageError("compare what? `--transformers 5.22.2 5.23.0` or `--torch OLD NEW`")
+    if not pair:
+        write(page, kept(page))
+        return 0
     package = "transformers" if options.transformers else "torch"
     there = find(options.scripts)
     for family in options.family:
@@ -106,15 +130,39 @@ def main(options: argparse.Namespace) -> int:
         old, new = (release(package, version) for version in pair)
         found = changes(scripts, old, new, options.jobs or os.cpu_count() or 1)
         if options.bisect:
-            bisect(found, old, new)
+            bisect(found, scripts, old, new)
     except environment.SetupError as error:
         raise UsageError(str(error)) from error
-    print(section(found, old, new, len(scripts)))
+    comparison = Comparison(package, old.version, new.version, len(scripts), found)
+    print(section(comparison))
     if not options.family:
-        path = options.output / "docs" / "compare.md"
-        text = path.read_text("utf-8") if path.exists() else ""
-        path.write_text(merged(text, section(found, old, new, len(scripts))), "utf-8")
+        others = [each for each in kept(page) if heading(each) != heading(comparison)]
+        write(page, [comparison, *others])
     return 0
+
+
+def kept(page: Path) -> list[Comparison]:
+    """The comparisons that are kept beside a page, the newest first."""
+    path = page.with_suffix(".json")
+    found = json.loads(path.read_text("utf-8")) if path.exists() else []
+    for change in (change for each in found for change in each["changes"]):
+        change["checks"] = {name: tuple(pair) for name, pair in change["checks"].items()}
+    return [
+        Comparison(**each | {"changes": [Change(**change) for change in each["changes"]]})
+        for each in found
+    ]
+
+
+def write(page: Path, found: Sequence[Comparison]) -> None:
+    """The page of these comparisons, and what it is made of."""
+    text = json.dumps([dataclasses.asdict(each) for each in found], indent=1, ensure_ascii=False)
+    page.with_suffix(".json").write_text(text + "\n", "utf-8")
+    page.write_text(rendered(found), "utf-8")
+
+
+def rendered(found: Sequence[Comparison]) -> str:
+    """The text of the page."""
+    return HEAD + "\n".join(map(section, found))
 
 
 def release(package: str, version: str) -> Release:
@@ -145,7 +193,12 @@ def changes(
 ) -> list[Change]:
     """The families in which something differs between two releases."""
     with running(old, runner) as first, running(new, runner) as second:
-        return list(_changes(scripts, first, second, jobs))
+        found = list(_changes(scripts, first, second, jobs))
+    for change in found:
+        better = old if "pass" in {pair[1] for pair in change.checks.values()} else new
+        change.command = better.command(scripts[change.family], change.checks or ["device_parity"])
+        change.edits = edits(change.family, old, new)
+    return found
 
 
 def _changes(
@@ -154,14 +207,15 @@ def _changes(
     before, after = (run(scripts, each, jobs) for each in (old, new))
     print("Running again those whose time differs …", flush=True)
     for family, script in scripts.items():
-        change = Change(family, script)
+        change = Change(family)
         one, other = before[family], after[family]
         for check in sorted(one.statuses.keys() | other.statuses.keys()):
             pair = one.statuses.get(check, "none"), other.statuses.get(check, "none")
             if pair[0] != pair[1]:
                 change.checks[check] = pair
                 worse = one if pair[1] == "pass" else other
-                change.reasons[check] = worse.reasons.get(check, "")
+                reason = worse.reasons.get(check, "")
+                change.reasons[check] = reason.replace(f"{environment.ROOT}{os.sep}", "")
         if differs(one.latency, other.latency):
             change.latency = again(script, old, new)
         if change.checks or change.latency:
@@ -231,7 +285,9 @@ def _outcome(processes: Processes, script: Path, options: Sequence[str] = ()) ->
     )
 
 
-def bisect(found: Sequence[Change], old: Release, new: Release) -> None:
+def bisect(
+    found: Sequence[Change], scripts: Mapping[str, Path], old: Release, new: Release
+) -> None:
     """Say in each change of a check which release was the first with the new status."""
     between = [old.version, *releases(old.package, old.version, new.version), new.version]
     for change in found:
@@ -242,7 +298,7 @@ def bisect(found: Sequence[Change], old: Release, new: Release) -> None:
             middle = (low + high) // 2
             each = release(old.package, between[middle])
             with running(each) as processes:
-                statuses = _outcome(processes, change.script).statuses
+                statuses = _outcome(processes, scripts[change.family]).statuses
             is_new = all(
                 statuses.get(check, "none") == pair[1] for check, pair in change.checks.items()
             )
@@ -265,32 +321,46 @@ def releases(package: str, old: str, new: str) -> list[str]:
     ]
 
 
-def section(found: Sequence[Change], old: Release, new: Release, count: int) -> str:
+def heading(comparison: Comparison) -> str:
+    """The heading of its section."""
+    return f"## {comparison.package} {comparison.old} → {comparison.new}"
+
+
+def section(comparison: Comparison) -> str:
     """The changes as a section of the page."""
-    lines = [f"## {old} → {new.version}\n", f"{len(found)} of {count} families changed.\n"]
+    found = comparison.changes
+    lines = [f"{heading(comparison)}\n"]
+    lines.append(f"{len(found)} of {comparison.families} families changed.\n")
     rows = []
     for change in found:
         if change.latency:
             before, after = (f"{1000 * seconds:.1f} ms" for seconds in change.latency)
             rows.append([change.family, "a call takes", before, after, change.first])
-        for check, (before, after) in change.checks.items():
-            rows.append([change.family, f"`{check}`", before, after, change.first])
+        for (before, after), checks in grouped(change.checks):
+            rows.append([change.family, checks, before, after, change.first])
     if rows:
-        lines.append(table(["family", "what", old.version, new.version, "first in"], rows))
+        head = ["family", "what", comparison.old, comparison.new, "first in"]
+        lines.append(table(head, rows))
     known = explained()
     for change in found:
         lines.append(f"### {change.family}\n")
-        first = f"{new.package} {change.first or new.version}"
+        first = f"{comparison.package} {change.first or comparison.new}"
         why = known.get(first, {}).get(change.family)
-        lines.append(f"- {why}" if why else f"- **not explained yet**, in {CAUSES.name}")
-        lines += [f"- `{check}`: {code(text[:300])}" for check, text in change.reasons.items()]
-        lines += [
-            f"- changed in the release: {code(text)}" for text in edits(change.family, old, new)
-        ]
-        each = old if "pass" in {pair[1] for pair in change.checks.values()} else new
-        shown = each.command(change.script, change.checks or ["device_parity"])
-        lines.append(f"- to see it: `{shown}`\n")
+        if change.edits == [NEW]:
+            why = f"it is new in {first}"
+        lines.append(f"- {why}" if why else f"- {UNEXPLAINED}, in {CAUSES.name}")
+        lines += [f"- {checks}: {code(text[:300])}" for text, checks in grouped(change.reasons)]
+        lines += [f"- changed in the release: {code(text)}" for text in change.edits]
+        lines.append(f"- to see it: `{change.command}`\n")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def grouped(said: Mapping[str, Said]) -> list[tuple[Said, str]]:
+    """Whatever is said of checks, with the names of those of which the same is said."""
+    groups: dict[Said, list[str]] = {}
+    for check, what in said.items():
+        groups.setdefault(what, []).append(f"`{check}`")
+    return [(what, ", ".join(checks)) for what, checks in groups.items()]
 
 
 def explained() -> dict[str, dict[str, str]]:
@@ -307,6 +377,8 @@ def edits(family: str, old: Release, new: Release) -> list[str]:
         Path(str(each.folder / "transformers" if each.folder else installed), "models", family)
         for each in (old, new)
     )
+    if not one.exists():
+        return [NEW]
     told = []
     for name in sorted({path.name for folder in (one, other) for path in folder.glob("*.py")}):
         before, after = (
@@ -317,10 +389,3 @@ def edits(family: str, old: Release, new: Release) -> list[str]:
         if lines:
             told.append(f"{name} +{lines.count('+')} -{lines.count('-')}")
     return told
-
-
-def merged(page: str, new: str) -> str:
-    """The page with a section in place of the one with the same heading."""
-    heading = new.partition("\n")[0]
-    others = [part for part in re.split(r"(?m)^(?=## )", page)[1:] if not part.startswith(heading)]
-    return HEAD + "\n".join([new, *(part.rstrip() + "\n" for part in others)])
