@@ -20,7 +20,8 @@ NUMBER = r"\bnan\b|-?\d+(?:\.\d+)?(?:e-?\d+)?"
 SNIPPETS = {
     title: block
     for title, text in FINDINGS.items()
-    if "(fixed in " not in title and "```js" not in text  # another version; in a browser
+    if not re.search(r"\((fixed in|since) ", title)  # about another version
+    and "```js" not in text  # in a browser
     for block in BLOCK.findall(text)
 }
 

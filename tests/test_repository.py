@@ -114,7 +114,7 @@ def test_every_imported_package_is_declared() -> None:
         )
     }
     providers = {"whisper": ["openai-whisper"]} | dict(packages_distributions())
-    standard = sys.stdlib_module_names | {"tomllib"}  # not yet of 3.10, where tomli stands in
+    standard = sys.stdlib_module_names
     for module in imported.keys() - standard - local:
         names = {canonicalize_name(name) for name in providers.get(module, [module])}
         assert names & declared, f"{imported[module]}: pyproject.toml does not declare {module}"
