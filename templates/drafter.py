@@ -80,9 +80,7 @@ SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> t
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {
-    "last_hidden_state": (1.009578707, 1.543035518, 0.04350948508),
-}
+GOLDEN = {"last_hidden_state": (1.009578707, 1.543035518, 0.04350948508)}
 
 
 def build_config() -> MuseGlimmerAssistantConfig:

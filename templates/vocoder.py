@@ -79,9 +79,7 @@ SWITCHES: dict[str, bool] = {}  # switches of the configuration that matter -> t
 OPTIONS: dict[str, object] = {}  # arguments of every call
 INSENSITIVE: dict[str, str] = {}  # inputs that change no output -> why
 NO_GRADIENT: dict[str, str] = {}  # parameters -> why they have none
-GOLDEN = {
-    "waveforms": (0.5931911458, 1.22400029, -0.6130924345),
-}
+GOLDEN = {"waveforms": (0.5931911458, 1.22400029, -0.6130924345)}
 
 
 def build_config() -> UnivNetConfig:

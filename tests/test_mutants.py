@@ -13,6 +13,7 @@ from typing import Any
 from unittest import SkipTest
 
 import pytest
+import tomli
 import torch
 
 from faults import child, clean, mutants, operators, report
@@ -268,7 +269,7 @@ def test_a_miss_has_its_reason_or_stands_out(tmp_path: Path) -> None:
 
 def test_reasons_of_misses_are_of_operators_and_families_that_there_are() -> None:
     folder = ROOT / "fixed_tests"
-    for name in report.tomli.loads(report.MISSED.read_text("utf-8")):
+    for name in tomli.loads(report.MISSED.read_text("utf-8")):
         family, operator, index, place = name.split()
         assert operator in operators.OPERATORS
         assert (folder / f"test_hf_{family}.py").exists()

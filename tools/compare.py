@@ -136,8 +136,7 @@ def main(options: argparse.Namespace) -> int:
     comparison = Comparison(package, old.version, new.version, len(scripts), found)
     print(section(comparison))
     if not options.family:
-        others = [each for each in kept(page) if heading(each) != heading(comparison)]
-        write(page, [comparison, *others])
+        keep(page, comparison)
     return 0
 
 
@@ -145,12 +144,17 @@ def kept(page: Path) -> list[Comparison]:
     """The comparisons that are kept beside a page, the newest first."""
     path = page.with_suffix(".json")
     found = json.loads(path.read_text("utf-8")) if path.exists() else []
-    for change in (change for each in found for change in each["changes"]):
-        change["checks"] = {name: tuple(pair) for name, pair in change["checks"].items()}
-    return [
-        Comparison(**each | {"changes": [Change(**change) for change in each["changes"]]})
-        for each in found
-    ]
+    for each in found:
+        each["changes"] = [Change(**change) for change in each["changes"]]
+        for change in each["changes"]:  # JSON has no tuples
+            change.checks = {name: (old, new) for name, (old, new) in change.checks.items()}
+    return [Comparison(**each) for each in found]
+
+
+def keep(page: Path, comparison: Comparison) -> None:
+    """Write the page with this comparison first, in the place of one of the same releases."""
+    others = [each for each in kept(page) if heading(each) != heading(comparison)]
+    write(page, [comparison, *others])
 
 
 def write(page: Path, found: Sequence[Comparison]) -> None:
