@@ -23,7 +23,7 @@ import torch
 from transformers.utils import logging
 
 from templates import _story as story
-from templates._browser import Saved, write_bundle
+from templates._browser import Saved, Web, write_bundle
 from templates._compare import MEASURED
 from templates._devices import (
     available_devices,
@@ -285,9 +285,10 @@ def measure(subject: Subject, real: bool) -> dict[str, Any]:
     if isinstance(model, Graph):  # made when first called
         load = model.first.convert_seconds + model.first.compile_seconds
         found |= {"load_seconds": load, "first_call_seconds": None}
+    here = runtime_of(subject.device) is not Web  # a browser has its memory elsewhere
     if kind in ("cuda", "xpu"):
         found["peak_memory_bytes"] = getattr(torch, kind).max_memory_allocated(subject.device)
-    elif kind not in ("webgpu", "webnn") and sys.platform != "win32":  # not the browser's memory
+    elif here and sys.platform != "win32":
         import resource  # macOS counts in bytes, Linux in KiB
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

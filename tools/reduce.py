@@ -1,19 +1,21 @@
 """A script of a few lines that shows one failing check, for a bug report.
 
 The check is taken from the family's script with what it needs; the machinery (records, devices,
-exact bounds, portable weights) is replaced by the plain code in `PLAIN`. That the check still fails
-in the same way is then tried in fresh processes.
+exact bounds, portable weights) is replaced by the plain code in `PLAIN`, and what has not run when
+it fails is left out. That it still fails in the same way is then tried in fresh processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import builtins
+import itertools
 import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,11 @@ from tools.usage import UsageError, unknown
 
 LINES = 60
 PLAIN_IMPORTS = ("functools", "tempfile", "torch", "transformers")  # of PLAIN
+CHARACTERS = 500  # of a tensor that is written out
 TRIES = 3
 SECONDS = 300
 WIDTH = 120
+VERSIONS = 'print("torch", torch.__version__, "transformers", transformers.__version__)'
 MODEL = "model.set_attn_implementation(attention if attention in ATTENTIONS else ATTENTIONS[0])"
 
 PLAIN = """\
@@ -33,7 +37,7 @@ class Subject:
     SETTINGS
 
     def __init__(self, dtype="float32", seed=SEED):
-        self.dtype, self.seed, self.bounds = dtype, seed, 1e-4 if dtype == "float32" else 0.05
+        self.dtype, self.seed, self.off = dtype, seed, 1e-4 if dtype == "float32" else 0.05
 
     def build(self, attention="default", dtype="float32"):
         torch.manual_seed(SEED)
@@ -47,14 +51,22 @@ class Subject:
         return self.build(dtype=self.dtype)
 
     def variant(self, **changes):
-        return Subject(**changes)
+        return replace(self, **changes)
 
     def make_inputs(self, config):
         return build_inputs(config, self.seed)
 
+    def explained(self, inputs, outputs):
+        return {name: self.off * rms(value) for name, value in outputs.items()}
+
+    def objective(self, model):
+        with Fp64():
+            found = flatten(self.call(model, self.inputs)).items()
+        return sum((v * normals(n, v.shape)).sum() for n, v in found if v.is_floating_point())
+
     def call(self, model, inputs, **options):
-        inputs = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in inputs.items()}
-        return model(**inputs, **(OPTIONS | options))
+        torch.manual_seed(self.seed)
+        return model(**placed(inputs, model), **(OPTIONS | options))
 
     @torch.no_grad()
     def run(self, model, inputs, **options):
@@ -65,11 +77,18 @@ class Subject:
     inputs = functools.cached_property(lambda self: build_inputs(self.model.config, self.seed))
     outputs = functools.cached_property(lambda self: self.run(self.model, self.inputs))
     expected = functools.cached_property(lambda self: self.run(self.reference, self.inputs))
+    bounds = property(lambda self: self.explained(self.inputs, self.outputs))
     everything = property(lambda self: self.run(self.reference, self.inputs, **ALL_OUTPUTS))
 
     @property
     def further(self):
         return {n: v for n, v in self.everything.items() if n not in self.expected}
+
+class Fp64(torch.utils._python_dispatch.TorchDispatchMode):
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        if kwargs and kwargs.get("dtype") == torch.float32:
+            kwargs["dtype"] = torch.float64  # what models cast to fp32 stays fp64
+        return f(*args, **(kwargs or {}))
 
 def flatten(value, name=""):
     if isinstance(value, torch.Tensor):
@@ -84,23 +103,52 @@ def rms(tensor):
 def rmse(actual, expected):
     return rms(actual.double() - expected.double())
 
-def note(value, bound):
-    return value
-
 def placed(inputs, model):
-    return inputs
+    return {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in inputs.items()}
 
 def replace(subject, **changes):
-    return Subject(**changes)
+    return Subject(**({"dtype": subject.dtype, "seed": subject.seed} | changes))
+
+def assert_shows(subject, name, other, model):
+    value = subject.inputs[name]
+    if name.endswith("mask"):
+        half, other = max(1, value.shape[-1] // 2), value.clone()
+        other[..., slice(half) if value.ndim < 3 else slice(-half, None)] = 0
+    elif torch.equal(value, other):  # it does not follow from a seed
+        other = value.flip(0)
+    outputs, effect = subject.run(model, subject.inputs | {name: other}), 0
+    for key, bound in subject.bounds.items():
+        effect = max(effect, rms(outputs[key] - subject.outputs[key]) / bound)
+    if name in INSENSITIVE:
+        assert not effect, f"{name} changes the outputs, but {INSENSITIVE[name]}"
+    else:
+        assert effect > 0.01, f"{name} changes the outputs by only {effect:.1f} times the bound"
 
 def row_of(tensors, row):
     return {name: value[row : row + 1] for name, value in tensors.items()}
 
 def assert_agree(actual, expected, bounds, what):
     for name, value in expected.items():
-        bound = bounds[name] if isinstance(bounds, dict) else bounds * rms(value)
-        error = rms(actual[name] - value)
+        error, bound = rms(actual[name] - value), bounds[name]
         assert error <= bound, f"{what}: {name} is off by {error:.2e} (RMSE), allowed {bound:.2e}"
+
+def assert_gradients(subject):
+    model, values, step = subject.reference, [], 1e-8
+    subject.objective(model).backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    learning = {name: p for name, p in trained.items() if p.grad is not None and rms(p.grad)}
+    wrong = sorted(name for name in trained.keys() - learning.keys() if not excused(name))
+    assert not wrong, f"no gradient, or zero, or not finite: {wrong}"
+    directions = {name: normals(name, p.shape).double() for name, p in learning.items()}
+    slopes = torch.stack([(p.grad * directions[name]).sum() for name, p in learning.items()])
+    for move in (step, -2 * step):
+        for name, p in learning.items():
+            p.data += move * directions[name]
+        values.append(subject.objective(model).item())
+    slope, expected = slopes.sum(), (values[0] - values[1]) / (2 * step)
+    error, bound = abs(slope - expected), 1e-4 * slopes.norm()
+    assert error <= bound, f"the slope is {slope:.6e}, fp64 says {expected:.6e} (±{bound:.1e})"
+    return set()
 
 def assert_loss(loss, expected, eps, what="the loss"):
     text = f"{what} is {loss:.8f}, its formula gives {expected:.8f}"
@@ -120,6 +168,35 @@ if dtype != "float32":  # as users load it, which keeps some in fp32
 RANDOM = """\
 for p in model.parameters():
     torch.nn.init.normal_(p, std=min(0.25, (p[0].numel() if p.ndim > 1 else 16) ** -0.5))"""
+EXCUSED = """
+def excused(parameter):
+    return False
+"""
+BLOCKS = "(?:def|class|if|elif|else|for|while|with|try|except|finally)"
+ALONE = rf"(?m)^(( *){BLOCKS}\b.*:)\n\2    (?!{BLOCKS}\b|@)(\S.*)$(?!\n\2    )"
+TRACER = """\
+import runpy, sys, traceback
+path, seen = sys.argv[1], set()
+def line(frame, event, _):
+    seen.add(frame.f_lineno)
+    return line
+def called(frame, event, _):
+    return line(frame, event, _) if frame.f_code.co_filename == path else None
+sys.settrace(called)
+try:
+    runpy.run_path(path, run_name="__main__")
+except BaseException as error:
+    sys.settrace(None)
+    frames = traceback.extract_tb(error.__traceback__)
+    failed = [frame.lineno for frame in frames if frame.filename == path]
+    with open(sys.argv[2], "w") as file:
+        print([*seen], failed, sep=", ", file=file)
+    raise"""
+WRITER = """\
+import runpy, sys
+own = runpy.run_path(sys.argv[1])
+inputs = own["build_inputs"](own["build_config"](), own["SEED"])
+print({n: v.tolist() for n, v in inputs.items() if not v.is_floating_point()})"""
 EXACT = ("normals", "token_ids", "row_of")  # of the script, where its very values are needed
 
 
@@ -132,7 +209,9 @@ class Failure:
 
     def like(self, other: Failure) -> bool:
         """Whether it is the same failure, whatever the numbers are."""
-        mine, theirs = (re.sub(r"[\d.e+-]+", "#", f.message)[:60] for f in (self, other))
+        # Which of the outputs is named depends on numbers, as the first that is off is.
+        numbers = r"[\w.]+(?= is off)|[\d.e+-]+"
+        mine, theirs = (re.sub(numbers, "#", f.message)[:60] for f in (self, other))
         return self.kind == other.kind and mine == theirs
 
 
@@ -151,19 +230,32 @@ def main(options: argparse.Namespace) -> int:
     if wanted is None:
         print(f"{family} {check} passes: there is nothing to reduce")
         return 1
-    for exact in (False, True):
-        text = reduced(script, check, exact, wanted)
-        path = options.results / "reduced" / f"{family}_{check}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path = options.results.parent / "reduced" / f"{family}_{check}.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found: list[str] = []  # those that fail so
+    values = written_out(script)
+    for exact, inputs in itertools.product((False, True), (values, {})):
+        text = reduced(script, check, wanted, exact, inputs)
         path.write_text(text, "utf-8")
-        found = [failure([str(path)], check) for _ in range(TRIES)]
-        if all(each and each.like(wanted) for each in found):
-            lines = text.count("\n")
-            print(f"{path}: {lines} lines, fails {TRIES} of {TRIES} times: {wanted.message[:200]}")
-            return 0 if lines <= LINES else 1
-    path.unlink()
-    print(f"no short script fails in the same way; use python {script} --checks {check}")
-    return 1
+        seen = failure(["-c", TRACER, str(path), str(ran := path.with_suffix(".lines"))], check)
+        if not (seen and seen.like(wanted)):
+            continue
+        path.write_text(executed(text, *ast.literal_eval(ran.read_text("utf-8"))), "utf-8")
+        ran.unlink()
+        tried = [failure([str(path)], check) for _ in range(TRIES)]
+        if all(each and each.like(wanted) for each in tried):
+            found.append(path.read_text("utf-8"))
+            if found[-1].count("\n") <= LINES:
+                break
+    if not found:
+        path.unlink()
+        print(f"no short script fails in the same way; use python {script} --checks {check}")
+        return 1
+    shortest = min(found, key=lambda text: text.count("\n"))
+    path.write_text(shortest, "utf-8")
+    length = shortest.count("\n")
+    print(f"{path}: {length} lines, fails {TRIES} of {TRIES} times: {wanted.message[:200]}")
+    return 0 if length <= LINES else 1
 
 
 def failure(command: list[str], check: str) -> Failure | None:
@@ -180,11 +272,45 @@ def failure(command: list[str], check: str) -> Failure | None:
     return Failure(kind, message) if ended.returncode else None
 
 
-def reduced(script: Path, check: str, exact: bool, wanted: Failure) -> str:
-    """The short script; with `exact` weights and inputs are those of the long one."""
+def written_out(script: Path) -> dict[str, str]:
+    """The code of the small input tensors of a script that are integers or booleans."""
+    command = [sys.executable, "-c", WRITER, str(script)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+    values = ast.literal_eval(ended.stdout.splitlines()[-1])
+    codes = {name: f"torch.tensor({code_of(value)})" for name, value in values.items()}
+    return {name: code for name, code in codes.items() if len(code) <= CHARACTERS}
+
+
+def code_of(value: Any) -> str:
+    """The code of nested lists, in which a number that repeats stands once: `[7] + [0] * 9`."""
+    if not isinstance(value, list) or (value and isinstance(value[0], list)):
+        return f"[{', '.join(map(code_of, value))}]" if isinstance(value, list) else str(value)
+    runs = [(item, len([*group])) for item, group in itertools.groupby(value)]
+    parts = ["[]"]
+    for item, count in runs:
+        if count > 4:
+            parts.append(f"[{item}] * {count}")
+        else:
+            items = ", ".join([str(item)] * count)
+            joins = parts[-1].endswith("]") and parts[-1] != "[]"
+            parts.append(f"{parts.pop()[:-1]}, {items}]" if joins else f"[{items}]")
+    return " + ".join(parts[1:] or parts)
+
+
+def reduced(
+    script: Path, check: str, wanted: Failure, exact: bool, inputs: Mapping[str, str]
+) -> str:
+    """The short script; with `exact` weights and inputs are those of the long one.
+
+    The code of the tensors that `inputs` has is what stands there.
+    """
     tree = ast.parse(script.read_text("utf-8"))
     own = definitions(AsItIs().visit(tree))
-    wanted_constants = ("ATTENTIONS", "MODEL_CLASS", "OPTIONS", "SEED")
+    tensors = next(n for n in ast.walk(own["build_inputs"]) if isinstance(n, ast.Dict))
+    for index, key in enumerate(tensors.keys):
+        if key and (code := inputs.get(ast.literal_eval(key))):
+            tensors.values[index] = ast.parse(code, mode="eval").body
+    wanted_constants = ("ATTENTIONS", "EXPERTS", "MODEL_CLASS", "OPTIONS", "SEED")
     constants: dict[str, Any] = {
         name: ast.literal_eval(ast.unparse(own[name]).partition(" = ")[2])
         for name in wanted_constants
@@ -194,6 +320,10 @@ def reduced(script: Path, check: str, exact: bool, wanted: Failure) -> str:
     weights = "set_weights(model, SEED)" if exact else RANDOM.replace("\n", "\n        ")
     settings = "\n    ".join(f"{name} = {value!r}" for name, value in SETTINGS.items())
     plain = plain.replace("SETTINGS", settings)
+    if own.get("NO_GRADIENT") and ast.unparse(own["NO_GRADIENT"]).endswith("= {}"):
+        plain += EXCUSED
+    if constants.get("EXPERTS"):  # the default implementation has no fp64
+        plain = plain.replace('self.build("eager").double()', 'in_fp64(self.build("eager"))')
     if not constants.get("OPTIONS"):
         plain = plain.replace("(OPTIONS | options)", "options")
     plain = plain.replace("        WEIGHTS\n", f"        {weights}\n")
@@ -210,14 +340,33 @@ def reduced(script: Path, check: str, exact: bool, wanted: Failure) -> str:
         known["Subject"] = pruned(known["Subject"], others)
     body = [Plain().visit(known[name]) for name in known if name in needed]
     head = f'"""{wanted.kind}: {wanted.message[:150]!s}"""'.replace("\\", "\\\\")
-    used = {node.id for each in body for node in ast.walk(each) if isinstance(node, ast.Name)}
-    imports = [f"import {', '.join(PLAIN_IMPORTS)}", *imported(tree, used)]
-    end = ['print("torch", torch.__version__, "transformers", transformers.__version__)']
-    end.append(f"test_{check}(Subject())")
-    code = "\n".join([head, *imports, *(ast.unparse(ast.fix_missing_locations(n)) for n in body)])
-    code = "\n".join([code, *end])
-    code = re.sub(r"(?m)^( *(?:def|if) .*:)\n +(return .*)$", r"\1 \2", code)
-    return "\n".join(folded(line) for line in code.splitlines() if line) + "\n"
+    end = ast.parse(f"{VERSIONS}\ntest_{check}(Subject())").body
+    plainly = ast.parse(f"import {', '.join(PLAIN_IMPORTS)}").body
+    imports = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    theirs = [n for n in imports if not {a.name for a in n.names} & {*PLAIN_IMPORTS, "annotations"}]
+    return rendered(head, [*plainly, *theirs, *body, *end])
+
+
+def rendered(head: str, body: Sequence[ast.stmt]) -> str:
+    """The text of a script, without the imports and constants that it does not use."""
+    names = [n for each in body for n in ast.walk(each) if isinstance(n, ast.Name)]
+    used = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+    tree = Used(used).visit(ast.Module([*body], []))
+    if len(tree.body) < len(body):  # what is left may use less
+        return rendered(head, tree.body)
+    code = ast.unparse(ast.fix_missing_locations(tree))
+    code = re.sub(r"\n+", "\n", code)
+    code = re.sub(ALONE, lambda m: m[0] if len(m[1] + m[3]) >= WIDTH else f"{m[1]} {m[3]}", code)
+    return "\n".join([head, *map(folded, code.splitlines())]) + "\n"
+
+
+def executed(text: str, lines: Iterable[int], failed: Iterable[int]) -> str:
+    """The script `text` without what lies on none of these `lines`, on which it has run.
+
+    Of the assertions, those on the lines that have `failed` are left.
+    """
+    head, _, rest = text.partition("\n")
+    return rendered(head, Executed({*lines}, {*failed}).visit(ast.parse(f"\n{rest}")).body)
 
 
 def folded(line: str) -> str:
@@ -261,7 +410,7 @@ def pruned(subject: ast.stmt, others: Sequence[ast.stmt]) -> ast.stmt:
 
 
 def names_of(node: ast.stmt) -> set[str]:
-    """The names that a statement of a class defines."""
+    """The names that a statement of a class or a function gives a value."""
     if isinstance(node, ast.FunctionDef):
         return {node.name}
     return {
@@ -288,8 +437,19 @@ class AsItIs(ast.NodeTransformer):
     """Leaves out what a check does with graphs, or with other seeds than that of the script."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """`isinstance(model, Graph)` is False."""
+        """`isinstance(model, Graph)` is False, `note(x, bound)` is x.
+
+        `unless_dead(subject, partial(check, x))` is `check(x, subject.model)`.
+        """
         self.generic_visit(node)
+        called = ast.unparse(node.func)
+        if called == "note":
+            return node.args[0]
+        if called == "unless_dead":
+            check, model = node.args[1], ast.parse("subject.model", mode="eval").body
+            if isinstance(check, ast.Call):
+                return ast.Call(check.args[0], [*check.args[1:], model], [])
+            return ast.Call(check, [model], [])
         words = [ast.unparse(each) for each in (node.func, *node.args[1:])]
         return ast.Constant(False) if words == ["isinstance", "Graph"] else node
 
@@ -350,14 +510,72 @@ class Plain(ast.NodeTransformer):
         return node
 
 
-def imported(tree: ast.Module, used: set[str]) -> Iterator[str]:
-    """The imports of the script that are used."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module != "__future__":
-            names = [a.name for a in node.names if (a.asname or a.name) in used]
-            if names:
-                yield f"from {node.module} import {', '.join(names)}"
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name in used - {*PLAIN_IMPORTS} and not alias.asname:
-                    yield f"import {alias.name}"
+class Used(ast.NodeTransformer):
+    """Leaves out the imports, constants and functions of a module whose names nobody uses."""
+
+    def __init__(self, names: set[str]) -> None:
+        """Keep these names."""
+        self.names = names
+
+    def visit(self, node: ast.AST) -> Any:
+        """A statement of a module."""
+        if isinstance(node, ast.Module):
+            return self.generic_visit(node)
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            node.names = [each for each in node.names if (each.asname or each.name) in self.names]
+            return node if node.names else None
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            return node if node.name in self.names else None
+        return node if not isinstance(node, ast.Assign) or names_of(node) & self.names else None
+
+
+class Executed(ast.NodeTransformer):
+    """Leaves out the statements that lie on none of the lines that a program has run.
+
+    And the assertions that held, with the values that only they use.
+    """
+
+    def __init__(self, lines: set[int], failed: set[int]) -> None:
+        """Keep what is on `lines`, and the assertions on the lines that have `failed`."""
+        self.lines, self.failed = lines, failed
+
+    def visit(self, node: ast.AST) -> Any:
+        """A statement, if it has run, without those in it that have not."""
+        if isinstance(node, (ast.stmt, ast.ExceptHandler)):
+            its = {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+            held = isinstance(node, ast.Assert) and not its & self.failed
+            if held or isinstance(node, ast.Pass) or not its & self.lines:
+                return None
+        node = super().visit(node)
+        return node if getattr(node, "body", True) else getattr(node, "orelse", None)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """A function, without what it computes for nobody."""
+        self.generic_visit(node)
+        names = [each for each in ast.walk(node) if isinstance(each, ast.Name)]
+        read = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+        for each in [*node.body]:
+            given = names_of(each) if isinstance(each, ast.Assign) else set()
+            if given and given.isdisjoint(read) and is_pure(each):
+                node.body.remove(each)
+        node.body = node.body or [ast.Pass()]  # it is named at least
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        """A class, without the methods that were not called."""
+        for each in [*node.body]:
+            inside = {*range(getattr(each, "body", [each])[0].lineno, (each.end_lineno or 0) + 1)}
+            if not inside & self.lines:
+                node.body.remove(each)
+        return self.generic_visit(node)
+
+    def visit_Try(self, node: ast.Try) -> Any:
+        """`try: this except: …`, of which nothing but the first has run."""
+        self.generic_visit(node)
+        return node if node.handlers or node.finalbody else [*node.body, *node.orelse]
+
+
+def is_pure(node: ast.stmt) -> bool:
+    """Whether a statement calls nothing but builtins, none of which changes anything here."""
+    calls = [ast.unparse(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)]
+    return all(hasattr(builtins, name) or name == "excused" for name in calls)
