@@ -53,7 +53,7 @@ import types
 import unittest
 import warnings
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -602,6 +602,152 @@ def assert_loss(
     assert error <= bound, f"{what} is {loss.item():.8f}, its formula gives {expected.item():.8f}"
 
 
+PASSING = re.compile(r"fake_tensor|.exporters.")  # files of an export that pass questions on
+
+
+class Values:
+    """What a model has read of its tensors: in order, by the line of code that asked."""
+
+    def __init__(self) -> None:
+        self.read: dict[str, list[Any]] = defaultdict(list)
+
+    def keep(self) -> Any:
+        """A context in which what is read is kept."""
+
+        def read(line: str, ask: Callable[[], Any]) -> Any:
+            self.read[line].append(ask())
+            return self.read[line][-1]
+
+        return reading(read)
+
+    def hold(self) -> Any:
+        """A context in which each line reads what was kept, in its order."""
+        left = {line: iter(values) for line, values in self.read.items()}
+
+        def read(line: str, ask: Callable[[], Any]) -> Any:
+            found = next(left.get(line, iter(())), None)
+            return ask() if found is None else found  # the export may ask what the run did not
+
+        return reading(read)
+
+
+def reading(read: Callable[[str, Callable[[], Any]], Any]) -> Any:
+    """A context in which the values of tensors come from `read(the line that asks, ask)`."""
+    from torch.overrides import TorchFunctionMode
+
+    class Mode(TorchFunctionMode):
+        line = ""
+
+        def __torch_function__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if f not in known:
+                return f(*args, **(kwargs or {}))
+            frame = sys._getframe(1)
+            while frame.f_back and PASSING.search(frame.f_code.co_filename):
+                frame = frame.f_back
+            where = frame.f_code.co_filename.replace("\\", "/").rpartition("/site-packages/")[2]
+            self.line = f"{where}:{frame.f_lineno}"
+            return known[f](*args, **(kwargs or {}))
+
+    mode = Mode()
+    known = Answers(lambda ask: read(mode.line, ask)).by_function()
+    return mode
+
+
+class Answers:
+    """What stands in for the functions of torch that read values: those come from `read(ask)`.
+
+    Where the shape of a result follows from values, the indices are what is read.
+    """
+
+    def __init__(self, read: Callable[[Callable[[], Any]], Any]) -> None:
+        self.read = read
+
+    def by_function(self) -> dict[Any, Callable[..., Any]]:
+        """All, by the function of torch."""
+        tensor: Any = torch.Tensor
+        known: dict[Any, Callable[..., Any]] = {torch.where: self.where, torch.tensor: self.tensor}
+        makers: list[Any] = [torch.arange, torch.zeros, torch.ones, torch.full, torch.empty]
+        for f in makers:
+            known[f] = functools.partial(self.sized, f, 0)
+        for f in (torch.nn.functional.pad, tensor.view, tensor.reshape, tensor.expand):
+            known[f] = functools.partial(self.sized, f, 1)
+        for f in (tensor.__getitem__, tensor.__setitem__):
+            known[f] = functools.partial(self.indexed, f)
+        known |= dict.fromkeys((tensor.item, tensor.__index__), self.item)
+        known |= {tensor.tolist: self.tolist, tensor.__bool__: lambda value: bool(self.item(value))}
+        known |= {tensor.__int__: lambda value: int(self.item(value))}
+        known |= {tensor.__float__: lambda value: float(self.item(value))}
+        for name in ("nonzero", "argwhere", "masked_select", "repeat_interleave"):
+            known |= dict.fromkeys(
+                (getattr(torch, name), getattr(tensor, name)), getattr(self, name)
+            )
+        return known
+
+    def item(self, value: Any) -> Any:
+        return self.read(value.item)
+
+    def tolist(self, values: torch.Tensor) -> Any:
+        numbers = [self.item(each) for each in values.flatten()]
+        return torch.tensor(numbers, dtype=values.dtype).reshape(values.shape).tolist()
+
+    def sized(self, f: Any, first: int, *args: Any, **options: Any) -> Any:
+        """What `f` gives, whose arguments from number `first` on are sizes."""
+        sizes = {name: self.plain(value) for name, value in options.items()}
+        return f(*args[:first], *map(self.plain, args[first:]), **sizes)
+
+    def plain(self, size: Any) -> Any:
+        """`size`, or what has it, as numbers."""
+        if isinstance(size, slice):
+            return slice(*map(self.plain, (size.start, size.stop, size.step)))
+        if isinstance(size, (tuple, list)):
+            return type(size)(map(self.plain, size))
+        return self.item(size) if isinstance(size, torch.Tensor) and not size.ndim else size
+
+    def places(self, mask: torch.Tensor) -> list[torch.Tensor]:
+        """Where `mask` is true, by dimension."""
+        found = self.read(lambda: [each.tolist() for each in mask.nonzero().unbind(1)])
+        return [torch.tensor(each, dtype=torch.int64) for each in found]
+
+    def nonzero(self, mask: torch.Tensor, *, as_tuple: bool = False) -> Any:
+        places = self.places(mask)
+        return tuple(places) if as_tuple else torch.stack(places, 1)
+
+    argwhere = nonzero
+
+    def where(self, condition: torch.Tensor, *values: Any, **options: Any) -> Any:
+        alone = not (values or options)
+        return (
+            tuple(self.places(condition)) if alone else torch.where(condition, *values, **options)
+        )
+
+    def masked_select(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        values, mask = torch.broadcast_tensors(values, mask)
+        return values[tuple(self.places(mask))]
+
+    def indexed(self, f: Any, values: torch.Tensor, index: Any, *new: Any) -> Any:
+        """`values[index]`, or the same set to something new."""
+        found: list[Any] = []
+        for each in index if isinstance(index, tuple) else (index,):
+            mask = isinstance(each, torch.Tensor) and each.dtype == torch.bool and each.ndim
+            found += self.places(each) if mask else [self.plain(each)]
+        return f(values, tuple(found), *new)
+
+    def repeat_interleave(
+        self, values: torch.Tensor, repeats: Any, dim: int | None = None, **options: Any
+    ) -> Any:
+        if not isinstance(repeats, torch.Tensor):
+            return torch.repeat_interleave(values, repeats, dim, **options)
+        values = values.flatten() if dim is None else values
+        each = repeats.expand(values.shape[dim or 0])
+        found = self.read(lambda: torch.repeat_interleave(each).tolist())
+        return values.index_select(dim or 0, torch.tensor(found, dtype=torch.int64))
+
+    def tensor(self, data: Any, **options: Any) -> torch.Tensor:
+        tensors = isinstance(data, list) and data and all(isinstance(x, torch.Tensor) for x in data)
+        found = torch.stack(data) if tensors else torch.tensor(data, **options)
+        return found.to(options.get("dtype") or found.dtype)
+
+
 # What a graph can be asked: it has no weights to train or to save, and no other implementations.
 GRAPH_CHECKS = ("forward", "device_parity", "placement", "determinism", "sensitivity")
 
@@ -642,16 +788,24 @@ class Runtime(Protocol):
 
 @dataclass
 class Made:
-    """A graph, the arguments that it was made for, and the seconds that it took."""
+    """A graph, the arguments that it was made for, and the seconds that it took.
+
+    With `held` it is the model only for inputs with which the model reads the same values.
+    """
 
     arguments: dict[str, Any]
     program: Any
+    held: Values | None
     convert_seconds: float
     runtime: Runtime
     compile_seconds: float
 
-    def serves(self, arguments: dict[str, Any]) -> bool:
-        """Whether the graph answers these: those that it takes may have other values."""
+    def serves(self, arguments: dict[str, Any], read: Callable[[], Values]) -> bool:
+        """Whether the graph answers these: those that it takes may have other values.
+
+        But not those which the model reads, by `read()`.
+        """
+        equal = True
         if arguments.keys() != self.arguments.keys():
             return False
         for name, value in self.arguments.items():
@@ -660,10 +814,11 @@ class Made:
                 same = value == other
             else:
                 same = (value.shape, value.dtype) == (other.shape, other.dtype)
+                equal = same and equal and torch.equal(value, other)
                 same = same and (variable or torch.equal(value, other))
             if not same:
                 return False
-        return True
+        return not self.held or equal or read().read == self.held.read
 
 
 class Graph:
@@ -693,13 +848,16 @@ class Graph:
         if self.failed:  # as the check that came first has said
             raise unittest.SkipTest("the model could not be made a graph")
         self.failed = not self.made
-        inputs = prepare_for_export(self.model, tensors)[1]
+        given = prepare_for_export(self.model, tensors)[1]
+        inputs = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
+        options |= {k: v for k, v in given.items() if k not in inputs}  # sizes, as plain numbers
         asked = {**inputs, "": options}
-        made = next((each for each in self.made if each.serves(asked)), None)
+        read = functools.partial(self.read, inputs, options)
+        made = next((each for each in self.made if each.serves(asked, read)), None)
         if made is None:
             start = time.perf_counter()
-            program = self.converted(dict(inputs), options)
-            made = self.compiled(asked, program, time.perf_counter() - start)
+            program, held = self.converted(inputs, options)
+            made = self.compiled(asked, program, held, time.perf_counter() - start)
         return made.runtime.run({name: inputs[name] for name in made.runtime.names})
 
     def step(self, inputs: Tensors, options: dict[str, Any]) -> Step:
@@ -710,22 +868,50 @@ class Graph:
         decoder = options[names[0]] or Decoder(self, inputs["input_ids"])
         return Step(decoder.step(inputs) | {names[0]: decoder})
 
-    def converted(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
-        """The model as a graph that takes `inputs`, with the `options` of the call in it."""
-        forward = self.model.forward
-        call = functools.partial(forward, **options)
-        self.model.forward = functools.wraps(forward)(lambda **given: flatten(call(**given)))
+    def converted(self, inputs: Tensors, options: dict[str, Any]) -> tuple[Any, Values | None]:
+        """The model as a graph that takes `inputs`, with the `options` of the call in it.
+
+        Where it cannot be made for any values, it is made for those that the model reads.
+        """
         try:
-            return self.runtime.convert(self.model, inputs)
+            if not any(made.held for made in self.made):  # as long as no other needed them
+                return self.exported(inputs, options, None), None
+        except Exception:
+            if not self.read(inputs, options).read:
+                raise
+        held = self.read(inputs, options)
+        return self.exported(inputs, options, held), held
+
+    def read(self, inputs: Tensors, options: dict[str, Any]) -> Values:
+        """The values of tensors that the model reads."""
+        values = Values()
+        with torch.no_grad(), values.keep():
+            self.model(**inputs, **options)
+        return values
+
+    def exported(self, inputs: Tensors, options: dict[str, Any], held: Values | None) -> Any:
+        """The graph, with the values that are `held` in it."""
+        forward = self.model.forward
+
+        def traced(**given: Any) -> Tensors:
+            with held.hold() if held else nullcontext():
+                return flatten(forward(**given, **options))
+
+        self.model.forward = functools.wraps(forward)(traced)
+        try:
+            return self.runtime.convert(self.model, dict(inputs))
         finally:
             self.model.forward = forward
 
-    def compiled(self, asked: dict[str, Any], program: Any, seconds: float) -> Made:
+    def compiled(
+        self, asked: dict[str, Any], program: Any, held: Values | None, seconds: float
+    ) -> Made:
         """The graph `program` on the device."""
         start = time.perf_counter()
         runtime = self.runtime(program, self.asked, self.precision)
         self.failed = False
-        self.made.append(Made(asked, program, seconds, runtime, time.perf_counter() - start))
+        took = time.perf_counter() - start
+        self.made.append(Made(asked, program, held, seconds, runtime, took))
         return self.made[-1]
 
     def in_half(self) -> Graph:
@@ -733,7 +919,7 @@ class Graph:
         half = copy.copy(self)
         half.precision, half.made = "bfloat16", []
         for first in self.made[:1]:
-            half.compiled(first.arguments, first.program, first.convert_seconds)
+            half.compiled(first.arguments, first.program, first.held, first.convert_seconds)
         return half
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
@@ -773,6 +959,7 @@ class Graph:
             "operators": dict(runtime.operators),
             "elsewhere": runtime.elsewhere[:20],
             "left_out": self.left_out,
+            "held": sorted(self.first.held.read)[:20] if self.first.held else [],
             "convert_seconds": self.first.convert_seconds,
             "compile_seconds": self.first.compile_seconds,
         }
@@ -1110,8 +1297,9 @@ def find_browser() -> str | None:
 
 def find_ort() -> Path:
     """The folder of onnxruntime-web. Errors: FileNotFoundError, which says what to do."""
-    asked, near = os.environ.get("PROVING_GROUND_ORT_WEB"), Path(
-        "node_modules/onnxruntime-web/dist"
+    asked, near = (
+        os.environ.get("PROVING_GROUND_ORT_WEB"),
+        Path("node_modules/onnxruntime-web/dist"),
     )
     places = [each / near for each in (Path.cwd(), *Path(__file__).resolve().parents)]
     for folder in [Path(asked)] if asked else places:

@@ -7,13 +7,15 @@ import functools
 import time
 import unittest
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from templates._compare import Tensors, flatten
+from templates._values import Values
 
 # What a graph can be asked: it has no weights to train or to save, and no other implementations.
 GRAPH_CHECKS = ("forward", "device_parity", "placement", "determinism", "sensitivity")
@@ -55,16 +57,24 @@ class Runtime(Protocol):
 
 @dataclass
 class Made:
-    """A graph, the arguments that it was made for, and the seconds that it took."""
+    """A graph, the arguments that it was made for, and the seconds that it took.
+
+    With `held` it is the model only for inputs with which the model reads the same values.
+    """
 
     arguments: dict[str, Any]
     program: Any
+    held: Values | None
     convert_seconds: float
     runtime: Runtime
     compile_seconds: float
 
-    def serves(self, arguments: dict[str, Any]) -> bool:
-        """Whether the graph answers these: those that it takes may have other values."""
+    def serves(self, arguments: dict[str, Any], read: Callable[[], Values]) -> bool:
+        """Whether the graph answers these: those that it takes may have other values.
+
+        But not those which the model reads, by `read()`.
+        """
+        equal = True
         if arguments.keys() != self.arguments.keys():
             return False
         for name, value in self.arguments.items():
@@ -73,10 +83,11 @@ class Made:
                 same = value == other
             else:
                 same = (value.shape, value.dtype) == (other.shape, other.dtype)
+                equal = same and equal and torch.equal(value, other)
                 same = same and (variable or torch.equal(value, other))
             if not same:
                 return False
-        return True
+        return not self.held or equal or read().read == self.held.read
 
 
 class Graph:
@@ -106,13 +117,16 @@ class Graph:
         if self.failed:  # as the check that came first has said
             raise unittest.SkipTest("the model could not be made a graph")
         self.failed = not self.made
-        inputs = prepare_for_export(self.model, tensors)[1]
+        given = prepare_for_export(self.model, tensors)[1]
+        inputs = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
+        options |= {k: v for k, v in given.items() if k not in inputs}  # sizes, as plain numbers
         asked = {**inputs, "": options}
-        made = next((each for each in self.made if each.serves(asked)), None)
+        read = functools.partial(self.read, inputs, options)
+        made = next((each for each in self.made if each.serves(asked, read)), None)
         if made is None:
             start = time.perf_counter()
-            program = self.converted(dict(inputs), options)
-            made = self.compiled(asked, program, time.perf_counter() - start)
+            program, held = self.converted(inputs, options)
+            made = self.compiled(asked, program, held, time.perf_counter() - start)
         return made.runtime.run({name: inputs[name] for name in made.runtime.names})
 
     def step(self, inputs: Tensors, options: dict[str, Any]) -> Step:
@@ -123,22 +137,50 @@ class Graph:
         decoder = options[names[0]] or Decoder(self, inputs["input_ids"])
         return Step(decoder.step(inputs) | {names[0]: decoder})
 
-    def converted(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
-        """The model as a graph that takes `inputs`, with the `options` of the call in it."""
-        forward = self.model.forward
-        call = functools.partial(forward, **options)
-        self.model.forward = functools.wraps(forward)(lambda **given: flatten(call(**given)))
+    def converted(self, inputs: Tensors, options: dict[str, Any]) -> tuple[Any, Values | None]:
+        """The model as a graph that takes `inputs`, with the `options` of the call in it.
+
+        Where it cannot be made for any values, it is made for those that the model reads.
+        """
         try:
-            return self.runtime.convert(self.model, inputs)
+            if not any(made.held for made in self.made):  # as long as no other needed them
+                return self.exported(inputs, options, None), None
+        except Exception:
+            if not self.read(inputs, options).read:
+                raise
+        held = self.read(inputs, options)
+        return self.exported(inputs, options, held), held
+
+    def read(self, inputs: Tensors, options: dict[str, Any]) -> Values:
+        """The values of tensors that the model reads."""
+        values = Values()
+        with torch.no_grad(), values.keep():
+            self.model(**inputs, **options)
+        return values
+
+    def exported(self, inputs: Tensors, options: dict[str, Any], held: Values | None) -> Any:
+        """The graph, with the values that are `held` in it."""
+        forward = self.model.forward
+
+        def traced(**given: Any) -> Tensors:
+            with held.hold() if held else nullcontext():
+                return flatten(forward(**given, **options))
+
+        self.model.forward = functools.wraps(forward)(traced)
+        try:
+            return self.runtime.convert(self.model, dict(inputs))
         finally:
             self.model.forward = forward
 
-    def compiled(self, asked: dict[str, Any], program: Any, seconds: float) -> Made:
+    def compiled(
+        self, asked: dict[str, Any], program: Any, held: Values | None, seconds: float
+    ) -> Made:
         """The graph `program` on the device."""
         start = time.perf_counter()
         runtime = self.runtime(program, self.asked, self.precision)
         self.failed = False
-        self.made.append(Made(asked, program, seconds, runtime, time.perf_counter() - start))
+        took = time.perf_counter() - start
+        self.made.append(Made(asked, program, held, seconds, runtime, took))
         return self.made[-1]
 
     def in_half(self) -> Graph:
@@ -146,7 +188,7 @@ class Graph:
         half = copy.copy(self)
         half.precision, half.made = "bfloat16", []
         for first in self.made[:1]:
-            half.compiled(first.arguments, first.program, first.convert_seconds)
+            half.compiled(first.arguments, first.program, first.held, first.convert_seconds)
         return half
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
@@ -186,6 +228,7 @@ class Graph:
             "operators": dict(runtime.operators),
             "elsewhere": runtime.elsewhere[:20],
             "left_out": self.left_out,
+            "held": sorted(self.first.held.read)[:20] if self.first.held else [],
             "convert_seconds": self.first.convert_seconds,
             "compile_seconds": self.first.compile_seconds,
         }

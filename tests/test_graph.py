@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import torch
 import transformers
 
 from templates import _basics, _devices, _main, _openvino, _story, decoder_only, encoder_only
+from templates._compare import rmse
 from templates._graph import GRAPH_CHECKS, Graph
 from templates._subject import Subject
+from templates._values import Values
 from tools import scripts
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.export warns of its own code
@@ -96,7 +99,7 @@ def test_another_device_is_seen(converted: Subject, monkeypatch: pytest.MonkeyPa
         converted.model.model, _openvino.OpenVINO, "openvino:GPU", "float32"
     )
     first = converted.model.first
-    graph.compiled(first.arguments, first.program, first.convert_seconds)
+    graph.compiled(first.arguments, first.program, first.held, first.convert_seconds)
     found = outcome(subject, "placement")
     assert (found["status"], found["value"]) == ("fail", 0.0)
     assert "0% of the operators ran on GPU" in found["reason"]
@@ -139,6 +142,64 @@ def test_what_cannot_be_made_a_graph_is_said_once(monkeypatch: pytest.MonkeyPatc
     assert said[1]["reason"] == said[2]["reason"] == "the model could not be made a graph"
     assert _main.graph_facts(subject) is None
     assert _main.measure(subject, real=True)["latency_seconds"] == []
+
+
+class Reader(torch.nn.Module):
+    """Asks for values in all ways that a graph can hold."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        rows, columns = sizes.tolist()
+        if mask.any():
+            x = x + 1
+        x[0, ~mask] = 0
+        places = torch.arange(sizes[0]) + torch.zeros(int(sizes[0]), dtype=torch.int64)
+        parts = [x[:, mask], x[places][:, : sizes[1]], x[:, mask.nonzero()[:, 0]]]
+        parts += [x[:, torch.where(mask)[0]], x.masked_select(mask).view(rows, -1)]
+        parts += [x.repeat_interleave(mask.long(), 1), x.repeat_interleave(sizes[1], 1)]
+        last = torch.tensor([each.sum() for each in x.split(columns, 1)]) * float(sizes[0])
+        return torch.cat([each.flatten() for each in [*parts, last]])
+
+
+def test_a_graph_is_made_for_the_values_that_are_read() -> None:
+    x, mask = torch.arange(8.0).reshape(2, 4), torch.tensor([True, False, True, True])
+    inputs = {"x": x, "mask": mask, "sizes": torch.tensor([2, 3])}
+    model, values = Reader(), Values()
+    with pytest.raises(Exception, match="data-dependent"):
+        torch.export.export(model, (), copy.deepcopy(inputs), strict=False)
+    plain = model(**copy.deepcopy(inputs))
+    with values.keep():
+        assert torch.equal(model(**copy.deepcopy(inputs)), plain)
+    assert all(line.endswith(".py") for line in (x.rpartition(":")[0] for x in values.read))
+
+    class Held(Reader):
+        def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            with values.hold():
+                return super().forward(*args, **kwargs)
+
+    program = torch.export.export(Held(), (), copy.deepcopy(inputs), strict=False)
+    other = inputs | {"x": -x}
+    found = program.module()(**copy.deepcopy(other))
+    assert torch.equal(found, model(**copy.deepcopy(other)))
+
+
+def test_a_graph_serves_only_those_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bert that looks for a word: with another sentence that has it, its graph is right."""
+    embed = transformers.models.bert.modeling_bert.BertEmbeddings.forward
+
+    def looks(self: Any, input_ids: torch.Tensor, **others: Any) -> torch.Tensor:
+        embedded: torch.Tensor = embed(self, input_ids, **others)
+        return embedded * 2 if (input_ids == 7).any() else embedded
+
+    monkeypatch.setattr(transformers.models.bert.modeling_bert.BertEmbeddings, "forward", looks)
+    subject = Subject("openvino")
+    found = outcome(subject, "device_parity")
+    assert found["status"] == "pass", found["reason"]
+    assert any("test_graph.py:" in line for line in subject.model.facts()["held"])
+    for word, graphs in ((8, 1), (7, 2), (9, 2)):
+        inputs = {**subject.inputs, "input_ids": torch.full((2, 12), word)}
+        exact = subject.run(subject.reference, inputs)["logits"]
+        assert rmse(subject.run(subject.model, inputs)["logits"], exact) < 1e-5, word
+        assert len(subject.model.made) == graphs, word
 
 
 def test_reasons_name_no_folder_of_the_machine() -> None:

@@ -41,7 +41,10 @@ class ExpectationError(UsageError):
 
 @dataclass(frozen=True)
 class Expectation:
-    """That `check` of `family` ends with `status` on `device` ("*": on all), and why."""
+    """That `check` of `family` ends with `status` on `device`, and why.
+
+    That is a kind of device ("cuda"), or a group of kinds ("torch", "graph", "*").
+    """
 
     family: str
     check: str
@@ -59,7 +62,7 @@ class Expectation:
         packages = record["environment"]["packages"]
         return (
             (self.family, self.check) == (record["family"], check)
-            and self.device in ("*", kind)
+            and kind in scripts.device_groups().get(self.device, (self.device,))
             and all(_within(packages.get(name), span) for name, span in self.versions.items())
             and self.feature in (None, *record["device"]["features"])
         )
@@ -122,7 +125,7 @@ def verdict(record: Record, judgements: Sequence[Judgement]) -> Verdict:
 
 
 def load(path: Path, folder: Path) -> list[Expectation]:
-    """Read `path` strictly against the scripts in `folder`; those that name a device come first.
+    """Read `path` strictly against the scripts in `folder`; those for fewer devices come first.
 
     Errors: ExpectationError, with everything that is wrong.
     """
@@ -149,7 +152,8 @@ def load(path: Path, folder: Path) -> list[Expectation]:
         problems += [f"expectation {number} ({target}): {problem}" for problem in wrong]
     if problems:
         raise ExpectationError("\n".join(f"{path}: {problem}" for problem in problems))
-    return sorted(found.values(), key=lambda entry: entry.device == "*")
+    groups = scripts.device_groups()
+    return sorted(found.values(), key=lambda entry: len(groups.get(entry.device, ())))
 
 
 def _problems(entry: Mapping[str, Any], families: Mapping[str, Path]) -> Iterable[str]:
@@ -171,7 +175,7 @@ def _problems(entry: Mapping[str, Any], families: Mapping[str, Path]) -> Iterabl
     else:
         yield unknown("family", family, families)
     for key, known in (
-        ("device", ("*", *scripts.device_kinds())),
+        ("device", (*scripts.device_groups(), *scripts.device_kinds())),
         ("status", STATUSES),
         ("cause", CAUSES),
     ):

@@ -73,7 +73,13 @@ class Measurements(TypedDict):
     parameters: int | None
 
 
-class Graph(TypedDict):
+class Held(TypedDict, total=False):
+    """What records say of a graph that was made for some values of tensors, since 2026-12."""
+
+    held: list[str]
+
+
+class Graph(Held):
     """The exported graph that ran: how many of its operators where, and what it took to make it."""
 
     software: str

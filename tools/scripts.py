@@ -66,8 +66,15 @@ def _facts(text: bytes) -> Facts:
 @cache
 def device_kinds() -> tuple[str, ...]:
     """The kinds of devices that scripts accept, best first; known without importing torch."""
+    return device_groups()["*"]
+
+
+@cache
+def device_groups() -> dict[str, tuple[str, ...]]:
+    """The kinds that run torch modules, those that run exported graphs, and all ("*")."""
     constants = read(ROOT / "templates" / "_devices.py").constants
-    return (*constants["TORCH_DEVICES"], *constants["GRAPH_DEVICES"])
+    torch, graph = (tuple(constants[f"{name}_DEVICES"]) for name in ("TORCH", "GRAPH"))
+    return {"torch": torch, "graph": graph, "*": torch + graph}
 
 
 def literals(body: list[ast.stmt]) -> dict[str, Any]:
