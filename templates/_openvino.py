@@ -25,11 +25,12 @@ class OpenVINO:
         found = {node.get_rt_info()["runtimePrecision"].astype(str) for node in nodes}
         self.precision = next((half for half in ("bf16", "f16") if half in found), "f32")
         self.request = compiled.create_infer_request()
-        self.ports = {port.any_name.removeprefix("input."): port for port in compiled.inputs}
+        names = [port.any_name.removeprefix("input.") for port in program.inputs]
+        self.ports = dict(zip(names, compiled.inputs, strict=True))  # which may have lost theirs
         self.names = {*self.ports}
         # Two outputs may be one tensor of the graph, with one name: the export knows both.
         named = torch.utils._pytree.treespec_loads(metadata.out_spec).context
-        ports = [port.any_name.removeprefix("output.") for port in compiled.outputs]
+        ports = [port.any_name.removeprefix("output.") for port in program.outputs]
         self.outputs = named if len(named) == len(ports) else ports
         ran = compiled.get_property("EXECUTION_DEVICES")[0]
         self.target = asked_of(device) or ran

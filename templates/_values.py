@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-PASSING = re.compile(r"fake_tensor|.exporters.")  # files of an export that pass questions on
+PASSING = re.compile(r"fake_tensor|torch.overrides|.exporters.")  # files that pass questions on
 
 
 class Values:
@@ -158,5 +158,5 @@ class Answers:
 
     def tensor(self, data: Any, **options: Any) -> torch.Tensor:
         tensors = isinstance(data, list) and data and all(isinstance(x, torch.Tensor) for x in data)
-        found = torch.stack(data) if tensors else torch.tensor(data, **options)
+        found = torch.stack(data) if tensors else torch.tensor(self.plain(data), **options)
         return found.to(options.get("dtype") or found.dtype)
