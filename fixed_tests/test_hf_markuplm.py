@@ -944,10 +944,12 @@ class Step(dict[str, Any]):
 
 
 def use_cache(model: Any, wanted: bool) -> None:
-    """Let the model and its parts give a cache, or none."""
+    """Let the model and its parts give a cache, or none, also when they generate."""
     for part in model.modules():
-        if hasattr(getattr(part, "config", None), "use_cache"):
-            part.config.use_cache = wanted
+        for name in ("config", "generation_config"):
+            config: Any = getattr(part, name, None)
+            if hasattr(config, "use_cache"):
+                config.use_cache = wanted
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
