@@ -693,9 +693,11 @@ class Answers:
         return known
 
     def item(self, value: Any) -> Any:
+        """The number that `value` is."""
         return self.read(value.item)
 
     def tolist(self, values: torch.Tensor) -> Any:
+        """All numbers of `values`."""
         numbers = [self.item(each) for each in values.flatten()]
         return torch.tensor(numbers, dtype=values.dtype).reshape(values.shape).tolist()
 
@@ -718,18 +720,21 @@ class Answers:
         return [torch.tensor(each, dtype=torch.int64) for each in found]
 
     def nonzero(self, mask: torch.Tensor, *, as_tuple: bool = False) -> Any:
+        """The places of `mask`."""
         places = self.places(mask)
         return tuple(places) if as_tuple else torch.stack(places, 1)
 
     argwhere = nonzero
 
     def where(self, condition: torch.Tensor, *values: Any, **options: Any) -> Any:
+        """The places of `condition`, where there is nothing to choose from."""
         alone = not (values or options)
         return (
             tuple(self.places(condition)) if alone else torch.where(condition, *values, **options)
         )
 
     def masked_select(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The `values` where `mask` is true."""
         values, mask = torch.broadcast_tensors(values, mask)
         return values[tuple(self.places(mask))]
 
@@ -744,6 +749,7 @@ class Answers:
     def repeat_interleave(
         self, values: torch.Tensor, repeats: Any, dim: int | None = None, **options: Any
     ) -> Any:
+        """Each of the `values` as often as `repeats` says."""
         if not isinstance(repeats, torch.Tensor):
             return torch.repeat_interleave(values, repeats, dim, **options)
         values = values.flatten() if dim is None else values
@@ -752,6 +758,7 @@ class Answers:
         return values.index_select(dim or 0, torch.tensor(found, dtype=torch.int64))
 
     def tensor(self, data: Any, **options: Any) -> torch.Tensor:
+        """A tensor of numbers, some of which may be tensors."""
         tensors = isinstance(data, list) and data and all(isinstance(x, torch.Tensor) for x in data)
         found = torch.stack(data) if tensors else torch.tensor(self.plain(data), **options)
         return found.to(options.get("dtype") or found.dtype)

@@ -255,7 +255,9 @@ def test_whatever_a_script_does_becomes_a_record_that_says_so(
             assert (record["architecture"], record["model_class"]) == ("encoder_only", "AlphaModel")
             assert (run.folder / record["run"]["log"]).exists()
     with subtests.test("a crash says where"):
-        assert "in main" in reason(run.records["segfault-cpu"]), "Python's stack is in the output"
+        said = reason(run.records["segfault-cpu"])
+        assert "in main" in said, "Python's stack is in the output"
+        assert 'File "test_hf_segfault.py"' in said, "the folder is this machine's affair"
     with subtests.test("a bomb is stopped before all of it has gone off"):
         assert PROCESSES < int(reason(run.records["fork_bomb-cpu"]).split()[7]) <= 2**7
     with subtests.test("a script that is no Python"):

@@ -6,6 +6,7 @@ That is the script's own where it can be believed, else one that says what happe
 from __future__ import annotations
 
 import platform
+import re
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -147,7 +148,8 @@ def _death(number: int) -> str:
 
 
 def _with_script_check(record: Record, status: Status, reason: str, ended: Ended) -> Record:
-    text = ended.last.decode("utf-8", "replace")
+    # Of files in a traceback the folder is this machine's affair.
+    text = re.sub(r'(?<=File ")[^"\n]*[\\/](?=[^"\n]+")', "", ended.last.decode("utf-8", "replace"))
     quoted = "\n".join(map(plain, text.strip().splitlines()[-LINES:]))
     check: Check = {
         "name": SCRIPT_CHECK,
