@@ -290,9 +290,9 @@ def assert_remembers(subject: Subject, model: Any) -> None:
         rows = [names.index(name)] if name in names else [*range(len(found))]
         least = subject.bounds[last]
         effect = note(rmse(found[rows], usual[last][rows]), least)
-        assert effect > least, (
-            f"{name} changes the last frame by {effect:.1e}, not over {least:.1e}"
-        )
+        assert (
+            effect > least
+        ), f"{name} changes the last frame by {effect:.1e}, not over {least:.1e}"
 
 
 def test_streaming(subject: Subject) -> None:
