@@ -877,11 +877,11 @@ class Graph:
         inputs = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
         options |= {k: v for k, v in given.items() if k not in inputs}  # sizes, as plain numbers
         asked = {**inputs, "": options}
-        read = functools.partial(self.read, inputs, options)
+        read = functools.cache(lambda: self.read(inputs, options))  # a run of the model
         made = next((each for each in self.made if each.serves(asked, read)), None)
         if made is None:
             start = time.perf_counter()
-            program, held = self.converted(inputs, options)
+            program, held = self.converted(inputs, options, read)
             made = self.compiled(asked, program, held, time.perf_counter() - start)
         return made.runtime.run({name: inputs[name] for name in made.runtime.names})
 
@@ -893,19 +893,20 @@ class Graph:
         decoder = options[names[0]] or Decoder(self, inputs["input_ids"])
         return Step(decoder.step(inputs) | {names[0]: decoder})
 
-    def converted(self, inputs: Tensors, options: dict[str, Any]) -> tuple[Any, Values | None]:
+    def converted(
+        self, inputs: Tensors, options: dict[str, Any], read: Callable[[], Values]
+    ) -> tuple[Any, Values | None]:
         """The model as a graph that takes `inputs`, with the `options` of the call in it.
 
-        Where it cannot be made for any values, it is made for those that the model reads.
+        Where it cannot be made for any values, it is made for those that the model reads, `read()`.
         """
         try:
             if not any(made.held for made in self.made):  # as long as no other needed them
                 return self.exported(inputs, options, None), None
         except Exception:
-            if not self.read(inputs, options).read:
+            if not read().read:
                 raise
-        held = self.read(inputs, options)
-        return self.exported(inputs, options, held), held
+        return self.exported(inputs, options, read()), read()
 
     def read(self, inputs: Tensors, options: dict[str, Any]) -> Values:
         """The values of tensors that the model reads."""
@@ -1324,9 +1325,8 @@ def find_browser() -> str | None:
 
 def find_ort() -> Path:
     """The folder of onnxruntime-web. Errors: FileNotFoundError, which says what to do."""
-    asked, near = (
-        os.environ.get("PROVING_GROUND_ORT_WEB"),
-        Path("node_modules/onnxruntime-web/dist"),
+    asked, near = os.environ.get("PROVING_GROUND_ORT_WEB"), Path(
+        "node_modules/onnxruntime-web/dist"
     )
     places = [each / near for each in (Path.cwd(), *Path(__file__).resolve().parents)]
     for folder in [Path(asked)] if asked else places:

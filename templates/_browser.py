@@ -323,9 +323,8 @@ def find_browser() -> str | None:
 
 def find_ort() -> Path:
     """The folder of onnxruntime-web. Errors: FileNotFoundError, which says what to do."""
-    asked, near = (
-        os.environ.get("PROVING_GROUND_ORT_WEB"),
-        Path("node_modules/onnxruntime-web/dist"),
+    asked, near = os.environ.get("PROVING_GROUND_ORT_WEB"), Path(
+        "node_modules/onnxruntime-web/dist"
     )
     places = [each / near for each in (Path.cwd(), *Path(__file__).resolve().parents)]
     for folder in [Path(asked)] if asked else places:

@@ -57,13 +57,9 @@ class Head(Subject):
         entropy, outputs = torch.nn.functional.cross_entropy, self.outputs
         if self.task == "question":
             starts, ends = torch.tensor([1, 3]), torch.tensor([4, 6])
-            return (
-                {"start_positions": starts, "end_positions": ends},
-                lambda found: (
-                    (entropy(found["start_logits"], starts) + entropy(found["end_logits"], ends))
-                    / 2
-                ),
-            )
+            return {"start_positions": starts, "end_positions": ends}, lambda found: (
+                entropy(found["start_logits"], starts) + entropy(found["end_logits"], ends)
+            ) / 2
         scores = ("logits", "score")
         logits = next(value for name, value in outputs.items() if name.endswith(scores))
         count = logits.shape[:-1].numel()

@@ -14,6 +14,7 @@ import itertools
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -237,11 +238,12 @@ def main(options: argparse.Namespace) -> int:
     for exact, inputs in itertools.product((False, True), (values, {})):
         text = reduced(script, check, wanted, exact, inputs)
         path.write_text(text, "utf-8")
-        seen = failure(["-c", TRACER, str(path), str(ran := path.with_suffix(".lines"))], check)
-        if not (seen and seen.like(wanted)):
-            continue
-        path.write_text(executed(text, *ast.literal_eval(ran.read_text("utf-8"))), "utf-8")
-        ran.unlink()
+        with tempfile.TemporaryDirectory() as folder:
+            ran = Path(folder) / "lines"
+            seen = failure(["-c", TRACER, str(path), str(ran)], check)
+            if not (seen and seen.like(wanted)):
+                continue
+            path.write_text(executed(text, *ast.literal_eval(ran.read_text("utf-8"))), "utf-8")
         tried = [failure([str(path)], check) for _ in range(TRIES)]
         if all(each and each.like(wanted) for each in tried):
             found.append(path.read_text("utf-8"))
